@@ -1,9 +1,8 @@
-# Everything a reader needs; `make help` lists it.
+# Everything a reader needs; `make help` lists it. Words to add to any of its commands:
 #
-#   make CC=clang            another compiler         make WERROR=1      a warning is an error
-#   make CFLAGS="-O0 -g"     flags of your own        make SANITIZE=1    with address and undefined-
-#                                                                        behaviour sanitizers
-# SANITIZE=1 works with every target that builds or tests; its programs are in build/sanitize/.
+#   CC=clang            another compiler           SANITIZE=1   build and test with address and undefined-
+#   CFLAGS="-O0 -g"     flags of your own                       behaviour sanitizers (in build/sanitize/)
+#   WERROR=1            a warning is an error      V=1          show each command in full
 
 STAGES = stage0-pipe stage1-control stage2-proxy stage3-local
 
@@ -30,21 +29,22 @@ WARNINGS = -Wall -Wextra -Wpedantic -Wshadow -Wconversion $(if $(WERROR),-Werror
 
 # Hardening: an overrun buffer ends the program instead of becoming a way in. FORTIFY_SOURCE needs
 # an optimizing compiler.
-HARDEN = -O2 -fstack-protector-strong -fPIE \
-         $(if $(filter -O0,$(CFLAGS)),,-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
+MODE_CFLAGS = -O2 -fstack-protector-strong -fPIE \
+              $(if $(filter -O0,$(CFLAGS)),,-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
 MODE_LDFLAGS = -pie -Wl,-z,relro,-z,now
 
 ifdef SANITIZE
-  HARDEN = -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+  MODE_CFLAGS = -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
   MODE_LDFLAGS = -fsanitize=address,undefined
 endif
 ifdef COVERAGE
-  HARDEN = -O0 --coverage
+  MODE_CFLAGS = -O0 --coverage
   MODE_LDFLAGS = --coverage
 endif
 
-COMPILE = $(CC) -std=c11 -D_GNU_SOURCE -I. $(WARNINGS) $(HARDEN) $(CPPFLAGS) $(CFLAGS)
-LINK = $(CC) $(HARDEN) $(MODE_LDFLAGS) $(CFLAGS) $(LDFLAGS)
+COMPILE = $(CC) -std=c11 -D_GNU_SOURCE -I. $(WARNINGS) $(MODE_CFLAGS) $(CPPFLAGS) $(CFLAGS)
+LINK = $(CC) $(MODE_CFLAGS) $(MODE_LDFLAGS) $(CFLAGS) $(LDFLAGS)
+Q = $(if $(V),,@)
 
 # ---- building -------------------------------------------------------------------------------------
 
@@ -60,15 +60,18 @@ stage2: $(filter $(OUT)stage2%,$(PROGRAMS))  ## build stage 2: public and proxy 
 stage3: $(filter $(OUT)stage3%,$(PROGRAMS))  ## build stage 3: the local app, and the finishing touches
 
 $(PROGRAMS): $(OUT)%: $(BUILD)/%.o $(BUILD)/common.a
-	$(LINK) -o $@ $^
+	@echo "  link     $@"
+	$Q$(LINK) -o $@ $^
 
 $(BUILD)/common.a: $(COMMON)
-	rm -f $@ && ar rcs $@ $^
+	@echo "  archive  $@"
+	$Qrm -f $@ && ar rcs $@ $^
 
 # -MMD writes down which headers a file includes, so that a changed header rebuilds what needs it.
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(COMPILE) -MMD -MP -c -o $@ $<
+	@echo "  compile  $<"
+	$Q$(COMPILE) -MMD -MP -c -o $@ $<
 
 -include $(wildcard $(BUILD)/*/*.d $(BUILD)/tests/*/*.d)
 
@@ -79,11 +82,85 @@ $(BUILD)/flags: FORCE
 	 echo '$(subst ','\'',$(COMPILE) / $(LINK))' > $@
 FORCE:
 
+# ---- trying ---------------------------------------------------------------------------------------
+
+demo: stage3  ## all of it on this machine, to look at (DEMO_SECONDS=3 ends it)
+	@tests/demo.sh
+
+diff-stage1:  ## what stage 1 adds to stage 0
+	@$(call show-diff,stage0-pipe,stage1-control)
+diff-stage2:  ## what stage 2 adds to stage 1
+	@$(call show-diff,stage1-control,stage2-proxy)
+diff-stage3:  ## what stage 3 adds to stage 2
+	@$(call show-diff,stage2-proxy,stage3-local)
+
+# diff says "different" with exit status 1, which is no failure here.
+COLOR = $(if $(NO_COLOR),,$(shell diff --color=auto /dev/null /dev/null 2>&1 && echo --color=auto))
+show-diff = for file in server.c client.c; do \
+	    diff -u $(COLOR) --label $(1)/$$file --label $(2)/$$file $(1)/$$file $(2)/$$file || test $$? = 1 || exit; \
+	done
+
+# ---- testing --------------------------------------------------------------------------------------
+
+# The tests that `make test` runs. Each of them uses ports that are free, so all can run at once.
+TESTS = test-common test-stage0 test-stage1 test-stage2 test-stage3
+
+test: all  ## all tests that need no root and no network
+	@{ $(MAKE) -k -Otarget $(if $(filter -j%,$(MAKEFLAGS)),,-j4) $(TESTS); echo "make test: status $$?"; } 2>&1 | \
+	 tee $(BUILD)/test.log
+	@awk -f tests/summary.awk $(BUILD)/test.log
+
+# A file tests/test_X.c holds the tests of common/X.c.
+UNIT_TESTS = $(patsubst tests/%.c,%,$(filter-out tests/test_stage%,$(wildcard tests/test_*.c)))
+
+test-common: $(UNIT_TESTS:%=run-%)  ## test the modules of common/
+
+$(UNIT_TESTS:%=run-%): run-%: $(BUILD)/tests/%
+	@$<
+
+$(UNIT_TESTS:%=$(BUILD)/tests/%): %: %.o $(BUILD)/common.a
+	@echo "  link     $@"
+	$Q$(LINK) -o $@ $^ $$(pkg-config --libs cmocka)
+
+$(BUILD)/tests/%.o: tests/%.c $(BUILD)/flags | need-cmocka
+	@mkdir -p $(@D)
+	@echo "  compile  $<"
+	$Q$(COMPILE) $$(pkg-config --cflags cmocka) -MMD -MP -c -o $@ $<
+
+need-cmocka:
+	@pkg-config --exists cmocka || { echo "The tests need cmocka, a library: ./setup.sh installs it." >&2; exit 1; }
+
+-include tests/stage-tests.mk
+
+coverage:  ## which lines the tests reach (build/coverage/html)
+	@$(MAKE) COVERAGE=1 coverage-report
+
+coverage-report: test
+	@tests/coverage.sh
+
+lint:  ## clang-format, clang-tidy, cppcheck, shellcheck
+	@tests/lint.sh
+
+# ---- installing -----------------------------------------------------------------------------------
+
+PREFIX = /usr/local
+
+install: stage3  ## stage 3 as ngrok--d (server) and ngrok-- (client) to PREFIX
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(OUT)stage3-local/server $(DESTDIR)$(PREFIX)/bin/ngrok--d
+	install -m 755 $(OUT)stage3-local/client $(DESTDIR)$(PREFIX)/bin/ngrok--
+
+uninstall:  ## remove what install installed
+	rm -f $(DESTDIR)$(PREFIX)/bin/ngrok--d $(DESTDIR)$(PREFIX)/bin/ngrok--
+
+# ---- the rest -------------------------------------------------------------------------------------
+
 clean:  ## remove everything that was built
 	rm -rf build $(foreach s,$(STAGES),$s/server $s/client) stage3-local/app
 
 help:  ## list these targets
-	@awk -F ':.*## *' '/^[a-z0-9 -]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## *' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: all stage0 stage1 stage2 stage3 clean help FORCE
+.PHONY: all stage0 stage1 stage2 stage3 demo diff-stage1 diff-stage2 diff-stage3 test test-common \
+        $(UNIT_TESTS:%=run-%) need-cmocka coverage coverage-report lint install uninstall clean help FORCE
 .DELETE_ON_ERROR:
