@@ -42,8 +42,8 @@ ifdef COVERAGE
   MODE_LDFLAGS = --coverage
 endif
 
-COMPILE = $(CC) -std=c11 -D_GNU_SOURCE -I. $(WARNINGS) $(MODE_CFLAGS) $(CPPFLAGS) $(CFLAGS)
-LINK = $(CC) $(MODE_CFLAGS) $(MODE_LDFLAGS) $(CFLAGS) $(LDFLAGS)
+COMPILE = $(CC) -std=c11 -D_GNU_SOURCE -pthread -I. $(WARNINGS) $(MODE_CFLAGS) $(CPPFLAGS) $(CFLAGS)
+LINK = $(CC) -pthread $(MODE_CFLAGS) $(MODE_LDFLAGS) $(CFLAGS) $(LDFLAGS)
 Q = $(if $(V),,@)
 
 # ---- building -------------------------------------------------------------------------------------
@@ -73,7 +73,14 @@ $(BUILD)/%.o: %.c $(BUILD)/flags
 	@echo "  compile  $<"
 	$Q$(COMPILE) -MMD -MP -c -o $@ $<
 
--include $(wildcard $(BUILD)/*/*.d $(BUILD)/tests/*/*.d)
+# The sample app carries its page inside: page.html as a list of numbers, 0x3c,0x21 and so on.
+$(BUILD)/stage3-local/app.o: build/page.inc
+
+build/page.inc: stage3-local/page.html
+	@mkdir -p $(@D)
+	@od -An -v -tx1 $< | sed 's/ \(..\)/0x\1,/g; $$ s/,$$//' > $@
+
+-include $(wildcard $(BUILD)/*/*.d)
 
 # This file changes only when the compiler or its flags do; then everything is built anew.
 $(BUILD)/flags: FORCE
@@ -86,6 +93,11 @@ FORCE:
 
 demo: stage3  ## all of it on this machine, to look at (DEMO_SECONDS=3 ends it)
 	@tests/demo.sh
+
+nat-lab: all  ## a NAT in a box, to play with (as root; DELAY=100: far away)
+	@tests/natlab/up
+nat-lab-down:  ## remove it
+	@tests/natlab/down
 
 diff-stage1:  ## what stage 1 adds to stage 0
 	@$(call show-diff,stage0-pipe,stage1-control)
@@ -127,10 +139,42 @@ $(BUILD)/tests/%.o: tests/%.c $(BUILD)/flags | need-cmocka
 	@echo "  compile  $<"
 	$Q$(COMPILE) $$(pkg-config --cflags cmocka) -MMD -MP -c -o $@ $<
 
+build-tests: $(UNIT_TESTS:%=$(BUILD)/tests/%)
+
 need-cmocka:
 	@pkg-config --exists cmocka || { echo "The tests need cmocka, a library: ./setup.sh installs it." >&2; exit 1; }
 
 -include tests/stage-tests.mk
+
+test-walkthrough: all  ## check that what WALKTHROUGH.md shows is what the programs do
+	@tests/walkthrough/check
+
+test-faults: all  ## dead peers, strangers, overload, kill -9: what takes minutes
+	@tests/faults/run
+
+test-syscalls: all  ## make every system call fail once (needs strace)
+	@tests/syscalls/run
+
+test-mutants:  ## put small faults into a copy: do the tests notice each?
+	@tests/mutants/run
+
+test-nat: all  ## through a NAT and what befalls it (as root)
+	@tests/natlab/test
+
+test-browser: stage3  ## the sample app in headless Chromium
+	@tests/browser/run
+
+test-real: stage3  ## Git, SSH, WebSocket, Redis and more through the tunnel
+	@tests/real/run
+
+fuzz:  ## libFuzzer looks for bytes that do harm (FUZZ_SECONDS=60)
+	@tests/fuzz/run
+
+soak: all  ## all faults at random, memory watched (SOAK_SECONDS=600)
+	@tests/soak/run
+
+bench: stage3  ## measure against no tunnel and other tunnels (QUICK=1: a minute)
+	@tests/bench/run
 
 coverage:  ## which lines the tests reach (build/coverage/html)
 	@$(MAKE) COVERAGE=1 coverage-report
@@ -138,7 +182,7 @@ coverage:  ## which lines the tests reach (build/coverage/html)
 coverage-report: test
 	@tests/coverage.sh
 
-lint:  ## clang-format, clang-tidy, cppcheck, shellcheck
+lint: build/page.inc  ## clang-format, clang-tidy, cppcheck, shellcheck
 	@tests/lint.sh
 
 # ---- installing -----------------------------------------------------------------------------------
@@ -162,5 +206,6 @@ help:  ## list these targets
 	@awk -F ':.*## *' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: all stage0 stage1 stage2 stage3 demo diff-stage1 diff-stage2 diff-stage3 test test-common \
-        $(UNIT_TESTS:%=run-%) need-cmocka coverage coverage-report lint install uninstall clean help FORCE
+        $(UNIT_TESTS:%=run-%) need-cmocka build-tests test-walkthrough test-faults test-syscalls test-mutants \
+        test-nat test-browser test-real fuzz soak bench nat-lab nat-lab-down coverage coverage-report lint install uninstall clean help FORCE
 .DELETE_ON_ERROR:
