@@ -117,7 +117,7 @@ show-diff = for file in server.c client.c; do \
 # The tests that `make test` runs. Each of them uses ports that are free, so all can run at once.
 TESTS = test-common test-stage0 test-stage1 test-stage2 test-stage3
 
-test: all  ## all tests that need no root and no network
+test: all build-tests  ## all tests that need no root and no network
 	@{ $(MAKE) -k -Otarget $(if $(filter -j%,$(MAKEFLAGS)),,-j4) $(TESTS); echo "make test: status $$?"; } 2>&1 | \
 	 tee $(BUILD)/test.log
 	@awk -f tests/summary.awk $(BUILD)/test.log
@@ -139,6 +139,7 @@ $(BUILD)/tests/%.o: tests/%.c $(BUILD)/flags | need-cmocka
 	@echo "  compile  $<"
 	$Q$(COMPILE) $$(pkg-config --cflags cmocka) -MMD -MP -c -o $@ $<
 
+# All test programs, not run.
 build-tests: $(UNIT_TESTS:%=$(BUILD)/tests/%)
 
 need-cmocka:
@@ -209,3 +210,4 @@ help:  ## list these targets
         $(UNIT_TESTS:%=run-%) need-cmocka build-tests test-walkthrough test-faults test-syscalls test-mutants \
         test-nat test-browser test-real fuzz soak bench nat-lab nat-lab-down coverage coverage-report lint install uninstall clean help FORCE
 .DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
