@@ -73,7 +73,7 @@ run() {
 # shellcheck disable=SC2086
 case $manager in
 apt-get)
-    say "$root apt-get update"
+    say "${root:+$root }apt-get update"
     $root apt-get -q update || say "that failed: going on with the package lists that are here"
     run $root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 \
         install --no-install-recommends $packages
