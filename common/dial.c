@@ -1,0 +1,214 @@
+/*
+ * How it works: connect(2) on a non-blocking socket returns at once with EINPROGRESS; the socket becomes
+ * writable when the handshake is over, and its SO_ERROR then says how it went. A timer guards against hosts
+ * that never answer. Each failure moves on to the next address, until all have been tried.
+ */
+#include "dial.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "log.h"
+#include "sock.h"
+
+enum { DIAL_MS = 5000, BACKOFF_FIRST_MS = 500, BACKOFF_MOST_MS = 30000 };
+
+/* A port number, or -1. */
+static int parse_port(const char *text)
+{
+    int port = 0;
+
+    for (const char *digit = text; *digit != '\0'; digit++) {
+        if (*digit < '0' || *digit > '9' || port > 65535)
+            return -1;
+        port = port * 10 + (*digit - '0');
+    }
+    return *text != '\0' && port >= 1 && port <= 65535 ? port : -1;
+}
+
+static int set_target(struct target *target, const char *host, size_t length, int port)
+{
+    if (length == 0 || length >= sizeof target->host || port < 1)
+        return -1;
+    *target = (struct target){.port = port};
+    memcpy(target->host, host, length);
+    return 0;
+}
+
+int target_parse(struct target *target, const char *text, int default_port)
+{
+    const char *colon = strrchr(text, ':');
+    const char *bracket = text[0] == '[' ? strchr(text, ']') : NULL;
+
+    if (text[0] == '[') { /* [::1]:port or [::1] */
+        if (bracket == NULL || (bracket[1] != ':' && bracket[1] != '\0'))
+            return -1;
+        return set_target(target, text + 1, (size_t)(bracket - text) - 1,
+                          bracket[1] == ':' ? parse_port(bracket + 2) : default_port);
+    }
+    if (default_port == 0 && colon == NULL)
+        return set_target(target, "localhost", strlen("localhost"), parse_port(text));
+    if (colon == NULL || (default_port != 0 && strchr(text, ':') != colon)) /* no port; or a bare ::1 */
+        return set_target(target, text, strlen(text), default_port);
+    if (strchr(text, ':') != colon)
+        return -1;
+    return set_target(target, text, (size_t)(colon - text), parse_port(colon + 1));
+}
+
+int target_lookup(struct target *target)
+{
+    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
+    struct addrinfo *found;
+    char service[8];
+
+    snprintf(service, sizeof service, "%d", target->port);
+    int error = getaddrinfo(target->host, service, &hints, &found);
+    if (error != 0) {
+        complain("cannot find the host %s: %s", target->host, error == EAI_SYSTEM ? errno_text() : gai_strerror(error));
+        return -1;
+    }
+    target->count = target->first = 0;
+    for (struct addrinfo *a = found; a != NULL && target->count < TARGET_ADDRESSES; a = a->ai_next)
+        memcpy(&target->addresses[target->count++], a->ai_addr, a->ai_addrlen);
+    freeaddrinfo(found);
+    return 0;
+}
+
+int target_of_peer(struct target *target, int fd, int port)
+{
+    struct sockaddr_storage peer;
+    socklen_t size = sizeof peer;
+
+    *target = (struct target){.port = port};
+    if (getpeername(fd, (struct sockaddr *)&peer, &size) != 0 ||
+        getnameinfo((struct sockaddr *)&peer, size, target->host, sizeof target->host, NULL, 0, NI_NUMERICHOST) != 0)
+        return -1;
+    return target_lookup(target);
+}
+
+static void close_attempt(struct dial *dial)
+{
+    timer_stop(&dial->timer);
+    watch_stop(dial->loop, &dial->watch);
+    if (dial->watch.fd >= 0)
+        close(dial->watch.fd);
+    dial->watch.fd = -1;
+}
+
+static void on_connected(void *owner, unsigned ready);
+static void on_timeout(void *owner);
+
+static int connect_to(struct dial *dial, const struct sockaddr_storage *address)
+{
+    socklen_t size = address->ss_family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
+    int fd = socket(address->ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+    dial->watch.fd = fd;
+    if (fd < 0)
+        return -1;
+    sock_tune(fd);
+    if (connect(fd, (const struct sockaddr *)address, size) != 0 && errno != EINPROGRESS)
+        return -1;
+    timer_start(dial->loop, &dial->timer, DIAL_MS, on_timeout, dial);
+    return watch_start(dial->loop, &dial->watch, fd, WATCH_WRITE, on_connected, dial);
+}
+
+/* Every address has failed: the next dial looks the name up again, unless the fault was on this side. */
+static void give_up(struct dial *dial)
+{
+    if (dial->error != EMFILE && dial->error != ENFILE && dial->error != ENOMEM)
+        dial->target->count = 0;
+    errno = dial->error;
+    dial->on_dialed(dial->owner, -1);
+}
+
+static void try_next(void *owner)
+{
+    struct dial *dial = owner;
+    struct target *target = dial->target;
+
+    if (target->count == 0 && dial->tried == 0 && target_lookup(target) != 0)
+        dial->error = EHOSTUNREACH;
+    while (dial->tried < target->count) {
+        dial->at = (target->first + dial->tried++) % target->count;
+        if (connect_to(dial, &target->addresses[dial->at]) == 0)
+            return;
+        dial->error = errno;
+        close_attempt(dial);
+    }
+    give_up(dial);
+}
+
+static void fail(struct dial *dial, int error)
+{
+    dial->error = error;
+    close_attempt(dial);
+    try_next(dial);
+}
+
+/* Where nobody listens on a port of this machine, the kernel may pick that very port for the dialing end,
+ * and the two SYNs meet (RFC 9293, 3.5: simultaneous open). It would be a connection with oneself. */
+static bool is_connected_to_itself(int fd)
+{
+    struct sockaddr_storage here = {0}, there = {0};
+    socklen_t here_size = sizeof here, there_size = sizeof there;
+
+    return getsockname(fd, (struct sockaddr *)&here, &here_size) == 0 &&
+           getpeername(fd, (struct sockaddr *)&there, &there_size) == 0 && memcmp(&here, &there, sizeof here) == 0;
+}
+
+static void on_timeout(void *owner)
+{
+    fail(owner, ETIMEDOUT);
+}
+
+static void on_connected(void *owner, unsigned ready)
+{
+    struct dial *dial = owner;
+    int fd = dial->watch.fd;
+    int error = sock_error(fd);
+
+    (void)ready;
+    if (error == 0 && is_connected_to_itself(fd))
+        error = ECONNREFUSED;
+    if (error != 0) {
+        fail(dial, error);
+        return;
+    }
+    watch_stop(dial->loop, &dial->watch);
+    timer_stop(&dial->timer);
+    dial->watch.fd = -1; /* it is handed on */
+    dial->target->first = dial->at;
+    dial->on_dialed(dial->owner, fd);
+}
+
+void dial_start(struct dial *dial, struct loop *loop, struct target *target, void (*on_dialed)(void *owner, int fd),
+                void *owner)
+{
+    *dial = (struct dial){.loop = loop, .target = target, .on_dialed = on_dialed, .owner = owner, .watch.fd = -1};
+    timer_start(loop, &dial->timer, 0, try_next, dial);
+}
+
+void dial_stop(struct dial *dial)
+{
+    if (dial->loop != NULL)
+        close_attempt(dial);
+}
+
+int backoff_ms(int *last_ms)
+{
+    uint16_t chance;
+
+    *last_ms = *last_ms == 0 ? BACKOFF_FIRST_MS : 2 * *last_ms;
+    if (*last_ms > BACKOFF_MOST_MS)
+        *last_ms = BACKOFF_MOST_MS;
+    if (getrandom(&chance, sizeof chance, GRND_NONBLOCK) < 0)
+        chance = 1 << 15; /* then without jitter */
+    return *last_ms * 3 / 4 + *last_ms / 2 * chance / 65536;
+}

@@ -1,0 +1,129 @@
+/*
+ * How it works: a line is put together in memory and leaves in one write(2), so that lines of several
+ * programs on one terminal don't mix. Complaints are told apart by their format: for each of the last
+ * few formats a slot remembers when it was printed and how many were held back since.
+ */
+#include "log.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { LINE_SIZE = 512, SLOTS = 16, PAUSE_MS = 1000 };
+
+struct slot {
+    const char *format;
+    int64_t printed_ms;
+    unsigned held_back;
+};
+
+static const char *log_name = "program";
+static enum log_level log_level = LOG_NORMAL;
+static struct slot slots[SLOTS];
+
+void log_open(const char *name, enum log_level level)
+{
+    log_name = name;
+    log_level = level;
+}
+
+static void print_line(unsigned held_back, const char *format, va_list arguments)
+{
+    char line[LINE_SIZE];
+    struct timespec now;
+    struct tm day;
+    size_t length;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    localtime_r(&now.tv_sec, &day);
+    length = (size_t)snprintf(line, sizeof line, "%02d:%02d:%02d.%03d %s: ", day.tm_hour, day.tm_min, day.tm_sec,
+                              (int)(now.tv_nsec / 1000000), log_name);
+    vsnprintf(line + length, sizeof line - length - 48, format, arguments);
+    length = strlen(line);
+    if (held_back > 0)
+        length += (size_t)snprintf(line + length, 48, " (and %u more like this)", held_back);
+    line[length++] = '\n';
+    if (write(STDERR_FILENO, line, length) < 0)
+        return; /* nobody reads the log: there is nobody to tell */
+}
+
+void say(const char *format, ...)
+{
+    va_list arguments;
+
+    if (log_level < LOG_NORMAL)
+        return;
+    va_start(arguments, format);
+    print_line(0, format, arguments);
+    va_end(arguments);
+}
+
+void say_more(const char *format, ...)
+{
+    va_list arguments;
+
+    if (log_level < LOG_VERBOSE)
+        return;
+    va_start(arguments, format);
+    print_line(0, format, arguments);
+    va_end(arguments);
+}
+
+/* The slot of this format, else the one that was used the longest time ago. */
+static struct slot *find_slot(const char *format)
+{
+    struct slot *oldest = &slots[0];
+
+    for (int i = 0; i < SLOTS; i++) {
+        if (slots[i].format == format)
+            return &slots[i];
+        if (slots[i].printed_ms < oldest->printed_ms)
+            oldest = &slots[i];
+    }
+    *oldest = (struct slot){.format = format, .printed_ms = -PAUSE_MS};
+    return oldest;
+}
+
+void complain(const char *format, ...)
+{
+    struct slot *slot = find_slot(format);
+    struct timespec now;
+    va_list arguments;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    int64_t now_ms = (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    if (now_ms - slot->printed_ms < PAUSE_MS) {
+        slot->held_back++;
+        return;
+    }
+    va_start(arguments, format);
+    print_line(slot->held_back, format, arguments);
+    va_end(arguments);
+    slot->printed_ms = now_ms;
+    slot->held_back = 0;
+}
+
+const char *errno_text(void)
+{
+    return strerror(errno);
+}
+
+struct size_text size_text(uint64_t bytes)
+{
+    static const char *const units[] = {"kB", "MB", "GB", "TB", "PB", "EB"};
+    struct size_text size;
+    double value = (double)bytes / 1000;
+    int unit = 0;
+
+    if (bytes < 1000) {
+        snprintf(size.text, sizeof size.text, "%d B", (int)bytes);
+        return size;
+    }
+    for (; value >= 999.95 && unit < 5; unit++)
+        value /= 1000;
+    snprintf(size.text, sizeof size.text, "%.1f %s", value, units[unit]);
+    return size;
+}

@@ -1,0 +1,32 @@
+/*
+ * log: what a program has to say, a line each, on stderr: "12:34:56.789 server: text".
+ *
+ * say() tells what happened, say_more() what only a curious reader wants to know (-v), complain() what
+ * went wrong. -q silences the first two. A complaint that keeps coming is printed once a second, with a
+ * count of those left out: a flood of strangers must not become a flood of lines.
+ * Never hand secrets, tokens or a stranger's bytes to these.
+ */
+#ifndef COMMON_LOG_H
+#define COMMON_LOG_H
+
+#include <stdint.h>
+
+enum log_level { LOG_QUIET, LOG_NORMAL, LOG_VERBOSE };
+
+/* name stands in every line; the string is not copied. The one thing in common/ that is global: a process has one stderr. */
+void log_open(const char *name, enum log_level level);
+
+__attribute__((format(printf, 1, 2))) void say(const char *format, ...);
+__attribute__((format(printf, 1, 2))) void say_more(const char *format, ...);
+__attribute__((format(printf, 1, 2))) void complain(const char *format, ...);
+
+/* errno in words. */
+const char *errno_text(void);
+
+/* "412 B", "1.2 MB" (of 10^6 bytes). */
+struct size_text {
+    char text[24];
+};
+struct size_text size_text(uint64_t bytes);
+
+#endif

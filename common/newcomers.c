@@ -1,0 +1,87 @@
+/*
+ * How it works: a list, oldest first, of connections that speak lines. The time-out is that of the line
+ * module. Whatever the first line is, it ends the newcomer: its descriptor is detached and handed on.
+ */
+#include "newcomers.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "line.h"
+#include "log.h"
+#include "sock.h"
+
+struct newcomer {
+    struct link place;
+    struct newcomers *newcomers;
+    struct line_conn conn;
+    const char *port_name;
+    void (*on_line)(void *owner, int fd, const char *line);
+    void *owner;
+};
+
+static void forget(struct newcomer *newcomer)
+{
+    list_remove(&newcomer->place);
+    newcomer->newcomers->count--;
+    free(newcomer);
+}
+
+static void discard(struct newcomer *newcomer)
+{
+    line_close(&newcomer->conn);
+    forget(newcomer);
+}
+
+static void on_newcomer_gone(void *owner, const char *why)
+{
+    struct newcomer *newcomer = owner;
+    struct peer_text peer = sock_peer(newcomer->conn.watch.fd);
+
+    complain("a stranger on %s, %s: %s", newcomer->port_name, peer.text, why);
+    discard(newcomer);
+}
+
+static void on_first_line(void *owner, const char *line)
+{
+    struct newcomer *newcomer = owner;
+
+    newcomer->on_line(newcomer->owner, line_detach(&newcomer->conn), line);
+    forget(newcomer);
+}
+
+void newcomers_init(struct newcomers *newcomers, struct loop *loop)
+{
+    int share = loop_capacity(loop) / 4 + 1;
+
+    *newcomers = (struct newcomers){.loop = loop, .most = share < NEWCOMERS_MAX ? share : NEWCOMERS_MAX};
+    list_init(&newcomers->list);
+}
+
+void newcomers_add(struct newcomers *newcomers, int fd, const char *port_name,
+                   void (*on_line)(void *owner, int fd, const char *line), void *owner)
+{
+    struct newcomer *newcomer = calloc(1, sizeof *newcomer);
+
+    if (newcomer == NULL ||
+        line_open(&newcomer->conn, newcomers->loop, fd, FIRST_LINE_MS, on_first_line, on_newcomer_gone, newcomer) != 0) {
+        complain("cannot hold a connection to %s: %s", port_name, errno_text());
+        free(newcomer);
+        close(fd);
+        return;
+    }
+    newcomer->newcomers = newcomers;
+    newcomer->port_name = port_name;
+    newcomer->on_line = on_line;
+    newcomer->owner = owner;
+    if (newcomers->count >= newcomers->most)
+        on_newcomer_gone(newcomers->list.next, "made room for another");
+    list_append(&newcomers->list, &newcomer->place);
+    newcomers->count++;
+}
+
+void newcomers_clear(struct newcomers *newcomers)
+{
+    while (!list_is_empty(&newcomers->list))
+        discard((struct newcomer *)newcomers->list.next);
+}

@@ -1,0 +1,57 @@
+/*
+ * options: the command line, for all programs of all stages.
+ *
+ * A program names the options that mean something to it; all others are wrong usage there, and are not in
+ * its --help.
+ */
+#ifndef COMMON_OPTIONS_H
+#define COMMON_OPTIONS_H
+
+#include <stdbool.h>
+
+#include "log.h"
+
+enum option_id {
+    OPTIONS_END, /* ends a list of options */
+    OPT_LISTEN_PORT,
+    OPT_CONTROL_PORT,
+    OPT_PUBLIC_PORT,
+    OPT_PROXY_PORT,
+    OPT_BIND,
+    OPT_HEARTBEAT,
+    OPT_WAIT,
+    OPT_SPARES,
+    OPT_DRAIN,
+    OPT_SECRET_FILE,
+    OPT_COUNT,
+};
+
+struct options {
+    int listen_port; /* ports: 0 means any free one; set this one before parsing, its default depends on the program */
+    int control_port;
+    int public_port;
+    int proxy_port;
+    const char *bind; /* NULL: all addresses */
+    int heartbeat_ms;
+    int wait_ms;
+    int spares;
+    int drain_ms;
+    int count; /* 0: no limit */
+    enum log_level log_level;
+    char secret[101]; /* "": none */
+    const char *arguments[2]; /* what is not an option; NULL where left out */
+};
+
+enum { OPTIONS_OK = -1 };
+
+/* Fills in *options from the command line, defaults first, and opens the log under the program's name, "server" or "client".
+ * known ends with OPTIONS_END. arguments shows what else is expected: "LOCAL [SERVER]". Returns OPTIONS_OK, or the status to
+ * exit with: everything is said by then (--help, --version: 0; a file that can't be read: 1; wrong usage: 2). The strings
+ * belong to argv. */
+int options_parse(struct options *options, const char *name, int argc, char **argv, const enum option_id *known,
+                  const char *arguments);
+
+/* Says in one line that the command line is wrong. Returns the status to exit with. */
+__attribute__((format(printf, 1, 2))) int options_wrong(const char *format, ...);
+
+#endif

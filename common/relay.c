@@ -1,0 +1,436 @@
+/*
+ * How it works: a relay is two ends and two pumps. Pump i moves bytes from end i, its source, to the other
+ * end, its sink, and is always in one of three states:
+ *
+ *                   bytes have come                    end of the stream
+ *    FILLING  --------------------------->  DRAINING        or broken
+ *   waits for its  <---------------------  waits for its  ------------->  ENDED
+ *   source         all have gone out       sink
+ *
+ * That alone decides what the loop watches: an end for reading if the pump that it feeds is filling, for
+ * writing if the pump that feeds it is draining. So a sink that takes nothing stops its source, too.
+ *
+ * The bytes go through a kernel pipe with splice(2): pages change hands, nothing is copied into this process. A
+ * pump borrows a pipe from the pool only while bytes are in flight, so an idle pair has just its two sockets. Where
+ * there is no descriptor for a pipe, bytes are copied: peeked at, sent on, and taken as far as they went.
+ *
+ * A broken end (reset, timed out) ends the pump that feeds it. The pump that it feeds goes on: what it
+ * sent before is still there to be read. Then the other end is reset as well, but not before its kernel has
+ * acknowledged everything: a reset throws away what is still under way. Until then the relay is "leaving".
+ */
+#include "relay.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "log.h"
+#include "sock.h"
+
+enum {
+    PIPE_BYTES = 1 << 20,    /* what a turn moves at most; also the most that pipe(7) grants without privileges */
+    POOLED_MAX = 16,         /* empty pipes that are kept */
+    COPY_BYTES = 16 << 10,   /* what a turn moves without a pipe */
+    LOOK_AFTER_MS = 10,      /* between two looks at relays that are leaving */
+    LOOKS = 6000,            /* after so many of these one that is leaving is closed in any case */
+};
+
+struct pipe {
+    struct pipe *next; /* in the pool */
+    int out, in;       /* the ends to read from and to write into */
+    size_t bytes;      /* in it */
+};
+
+struct pump {
+    struct pipe *pipe; /* NULL while nothing is in flight */
+    uint64_t moved;
+    enum { FILLING, DRAINING, ENDED } state;
+};
+
+struct relay {
+    struct link place;
+    struct relays *relays;
+    struct watch ends[2];
+    struct pump pumps[2];  /* pump i's source is end i */
+    uint64_t joined_ms;
+    unsigned number;
+    bool echo;             /* end 0 is also the sink of pump 0; there is no end 1 */
+    bool broken[2];        /* ends */
+    bool leaving;
+    uint16_t looks;        /* since it is leaving */
+};
+
+/* The pump's sink. Also: the pump that feeds this end. */
+static int other(const struct relay *relay, int i)
+{
+    return relay->echo ? i : 1 - i;
+}
+
+/* --- Pipes --- */
+
+static struct pipe *open_pipe(struct relays *relays)
+{
+    struct pipe *pipe = relays->open_pipes < relays->most_pipes ? calloc(1, sizeof *pipe) : NULL;
+    int fds[2];
+
+    if (pipe == NULL || pipe2(fds, O_NONBLOCK | O_CLOEXEC) != 0) {
+        free(pipe);
+        return NULL;
+    }
+    (void)fcntl(fds[1], F_SETPIPE_SZ, PIPE_BYTES); /* if it is refused, turns are smaller */
+    pipe->out = fds[0];
+    pipe->in = fds[1];
+    relays->open_pipes++;
+    return pipe;
+}
+
+static void close_pipe(struct relays *relays, struct pipe *pipe)
+{
+    close(pipe->out);
+    close(pipe->in);
+    free(pipe);
+    relays->open_pipes--;
+}
+
+static struct pipe *borrow_pipe(struct relays *relays)
+{
+    struct pipe *pipe = relays->pipes;
+
+    if (pipe == NULL)
+        return open_pipe(relays);
+    relays->pipes = pipe->next;
+    relays->pooled_pipes--;
+    return pipe;
+}
+
+/* Takes the pump's pipe back. One with bytes left in it is of no use to anybody else. */
+static void return_pipe(struct relays *relays, struct pump *pump)
+{
+    struct pipe *pipe = pump->pipe;
+
+    pump->pipe = NULL;
+    if (pipe == NULL)
+        return;
+    if (pipe->bytes > 0 || relays->pooled_pipes >= POOLED_MAX) {
+        close_pipe(relays, pipe);
+        return;
+    }
+    pipe->next = relays->pipes;
+    relays->pipes = pipe;
+    relays->pooled_pipes++;
+}
+
+/* --- Pumps --- */
+
+static void end_pump(struct relay *relay, int i)
+{
+    return_pipe(relay->relays, &relay->pumps[i]);
+    relay->pumps[i].state = ENDED;
+}
+
+static void look_after_leaving(void *owner);
+
+/* This end is lost: nothing can be sent there any more. What it sent before may still be read. */
+static void on_broken(struct relay *relay, int end)
+{
+    struct relays *relays = relay->relays;
+
+    end_pump(relay, other(relay, end));
+    relay->broken[end] = true;
+    if (relay->leaving)
+        return;
+    relay->leaving = true;
+    list_remove(&relay->place);
+    list_append(&relays->leaving, &relay->place);
+    if (!timer_is_running(&relays->timer))
+        timer_start(relays->loop, &relays->timer, LOOK_AFTER_MS, look_after_leaving, relays);
+}
+
+/* The source has nothing to read now (count < 0), never more (0), or is broken. */
+static void on_nothing_read(struct relay *relay, int i, ssize_t count)
+{
+    if (count < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    end_pump(relay, i);
+    if (count < 0)
+        on_broken(relay, i);
+    else if (!relay->leaving)
+        shutdown(relay->ends[other(relay, i)].fd, SHUT_WR);
+}
+
+static void on_nothing_written(struct relay *relay, int i)
+{
+    if (errno != EAGAIN && errno != EINTR)
+        on_broken(relay, other(relay, i));
+}
+
+/* Moves what there is straight from source to sink, without a pipe. */
+static void copy(struct relay *relay, int i)
+{
+    struct pump *pump = &relay->pumps[i];
+    char bytes[COPY_BYTES];
+    int source = relay->ends[i].fd;
+    ssize_t count = recv(source, bytes, sizeof bytes, MSG_PEEK);
+
+    pump->state = FILLING;
+    if (count <= 0) {
+        on_nothing_read(relay, i, count);
+        return;
+    }
+    pump->state = DRAINING;
+    count = send(relay->ends[other(relay, i)].fd, bytes, (size_t)count, MSG_NOSIGNAL);
+    if (count < 0) {
+        on_nothing_written(relay, i);
+        return;
+    }
+    pump->state = FILLING;
+    pump->moved += (uint64_t)count;
+    if (recv(source, bytes, (size_t)count, 0) != count) { /* going on would send them twice */
+        end_pump(relay, i);
+        on_broken(relay, i);
+    }
+}
+
+static void drain(struct relay *relay, int i)
+{
+    struct pump *pump = &relay->pumps[i];
+    ssize_t count = splice(pump->pipe->out, NULL, relay->ends[other(relay, i)].fd, NULL, pump->pipe->bytes,
+                           SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+
+    if (count <= 0) {
+        on_nothing_written(relay, i);
+        return;
+    }
+    pump->moved += (uint64_t)count;
+    pump->pipe->bytes -= (size_t)count;
+    if (pump->pipe->bytes == 0) {
+        return_pipe(relay->relays, pump);
+        pump->state = FILLING;
+    }
+}
+
+static void fill(struct relay *relay, int i)
+{
+    struct pump *pump = &relay->pumps[i];
+    ssize_t count =
+        splice(relay->ends[i].fd, NULL, pump->pipe->in, NULL, PIPE_BYTES, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+
+    if (count <= 0) {
+        return_pipe(relay->relays, pump);
+        on_nothing_read(relay, i, count);
+        return;
+    }
+    pump->pipe->bytes = (size_t)count;
+    pump->state = DRAINING;
+    drain(relay, i);
+}
+
+/* One turn: what has come is filled in, and drained as far as it goes. If there is more, the loop says so again. */
+static void run_pump(struct relay *relay, int i)
+{
+    struct pump *pump = &relay->pumps[i];
+
+    if (pump->state == FILLING)
+        pump->pipe = borrow_pipe(relay->relays);
+    if (pump->pipe == NULL)
+        copy(relay, i);
+    else if (pump->state == FILLING)
+        fill(relay, i);
+    else
+        drain(relay, i);
+}
+
+/* --- Relays --- */
+
+static void close_end(struct relay *relay, int end)
+{
+    struct watch *watch = &relay->ends[end];
+
+    watch_stop(relay->relays->loop, watch);
+    if (watch->fd < 0)
+        return;
+    if (relay->leaving)
+        sock_reset(watch->fd);
+    else
+        close(watch->fd);
+}
+
+static void free_relay(struct relay *relay)
+{
+    struct relays *relays = relay->relays;
+
+    list_remove(&relay->place);
+    relays->count--;
+    for (int i = 0; i < 2; i++) {
+        end_pump(relay, i);
+        close_end(relay, i);
+    }
+    free(relay);
+}
+
+static void finish(struct relay *relay)
+{
+    struct relays *relays = relay->relays;
+    struct relay_report report = {.number = relay->number,
+                                  .up = relay->pumps[0].moved,
+                                  .down = relay->pumps[1].moved,
+                                  .time_ms = loop_now_ms(relays->loop) - relay->joined_ms};
+
+    free_relay(relay);
+    relays->on_done(relays->owner, &report);
+}
+
+static bool both_ended(const struct relay *relay)
+{
+    return relay->pumps[0].state == ENDED && relay->pumps[1].state == ENDED;
+}
+
+/* Whether those ends that can still hear have got everything. */
+static bool has_arrived(const struct relay *relay)
+{
+    for (int i = 0; i < 2; i++)
+        if (relay->ends[i].fd >= 0 && !relay->broken[i] && sock_unsent(relay->ends[i].fd) > 0)
+            return false;
+    return true;
+}
+
+static void look_after_leaving(void *owner)
+{
+    struct relays *relays = owner;
+    struct link *next;
+
+    for (struct link *link = relays->leaving.next; link != &relays->leaving; link = next) {
+        struct relay *relay = (struct relay *)link;
+
+        next = link->next;
+        if (++relay->looks > LOOKS || (both_ended(relay) && has_arrived(relay)))
+            finish(relay);
+    }
+    if (!list_is_empty(&relays->leaving))
+        timer_start(relays->loop, &relays->timer, LOOK_AFTER_MS, look_after_leaving, relays);
+}
+
+/* Has the loop watch an end for what its two pumps wait for. Returns 0 or -1. */
+static int watch_end(struct relay *relay, int end)
+{
+    struct watch *watch = &relay->ends[end];
+    bool reading = relay->pumps[end].state == FILLING;
+    bool writing = relay->pumps[other(relay, end)].state == DRAINING;
+
+    if (!reading && !writing && !watch->active)
+        return 0;
+    return watch_change(relay->relays->loop, watch, (reading ? WATCH_READ : 0u) | (writing ? WATCH_WRITE : 0u));
+}
+
+/* After something has happened: goes on waiting, or comes to an end. */
+static void settle(struct relay *relay)
+{
+    struct loop *loop = relay->relays->loop;
+
+    if (!both_ended(relay) && watch_end(relay, 0) == 0 && (relay->echo || watch_end(relay, 1) == 0))
+        return;
+    if (!both_ended(relay) || !relay->leaving || has_arrived(relay)) {
+        finish(relay);
+        return;
+    }
+    watch_stop(loop, &relay->ends[0]);
+    watch_stop(loop, &relay->ends[1]);
+}
+
+static void on_end(struct relay *relay, int end, unsigned ready)
+{
+    struct pump *feeds_it = &relay->pumps[other(relay, end)];
+    struct pump *fed_by_it = &relay->pumps[end];
+
+    if ((ready & (WATCH_READ | WATCH_GONE)) && fed_by_it->state == FILLING)
+        run_pump(relay, end);
+    if ((ready & (WATCH_WRITE | WATCH_GONE)) && feeds_it->state == DRAINING)
+        run_pump(relay, other(relay, end));
+    if ((ready & WATCH_GONE) && fed_by_it->state != FILLING) {
+        /* Nobody reads there now, and it would be told for ever: filling will start the watch again. */
+        watch_stop(relay->relays->loop, &relay->ends[end]);
+        if (!relay->broken[end] && sock_error(relay->ends[end].fd) != 0)
+            on_broken(relay, end);
+    }
+    settle(relay);
+}
+
+static void on_left_ready(void *owner, unsigned ready)
+{
+    on_end(owner, 0, ready);
+}
+
+static void on_right_ready(void *owner, unsigned ready)
+{
+    on_end(owner, 1, ready);
+}
+
+/* right is -1 for an echo. */
+static int start(struct relays *relays, int left, int right, unsigned number)
+{
+    struct relay *relay = calloc(1, sizeof *relay);
+
+    if (relay == NULL || watch_start(relays->loop, &relay->ends[0], left, WATCH_READ, on_left_ready, relay) != 0 ||
+        (right >= 0 && watch_start(relays->loop, &relay->ends[1], right, WATCH_READ, on_right_ready, relay) != 0)) {
+        complain("cannot join two connections: %s", errno_text());
+        if (relay != NULL)
+            watch_stop(relays->loop, &relay->ends[0]);
+        free(relay);
+        return -1;
+    }
+    relay->relays = relays;
+    relay->number = number;
+    relay->joined_ms = loop_now_ms(relays->loop);
+    list_append(&relays->joined, &relay->place);
+    relays->count++;
+    if (right < 0) {
+        relay->echo = true;
+        relay->ends[1].fd = -1;
+        relay->pumps[1].state = ENDED;
+    }
+    return 0;
+}
+
+int relay_join(struct relays *relays, int left, int right, unsigned number)
+{
+    if (start(relays, left, right, number) == 0)
+        return 0;
+    close(left);
+    close(right);
+    return -1;
+}
+
+int relay_echo(struct relays *relays, int fd, unsigned number)
+{
+    if (start(relays, fd, -1, number) == 0)
+        return 0;
+    close(fd);
+    return -1;
+}
+
+/* --- All of them --- */
+
+void relays_init(struct relays *relays, struct loop *loop,
+                 void (*on_done)(void *owner, const struct relay_report *report), void *owner)
+{
+    *relays = (struct relays){.loop = loop, .on_done = on_done, .owner = owner};
+    relays->most_pipes = loop_capacity(loop) / 6; /* two descriptors each: the quarter of all that is set aside */
+    list_init(&relays->joined);
+    list_init(&relays->leaving);
+}
+
+void relays_close(struct relays *relays)
+{
+    while (!list_is_empty(&relays->joined))
+        free_relay((struct relay *)relays->joined.next);
+    while (!list_is_empty(&relays->leaving))
+        free_relay((struct relay *)relays->leaving.next);
+    timer_stop(&relays->timer);
+    while (relays->pipes != NULL) {
+        struct pipe *pipe = relays->pipes;
+        relays->pipes = pipe->next;
+        close_pipe(relays, pipe);
+    }
+}

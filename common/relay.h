@@ -1,0 +1,56 @@
+/*
+ * relay: joins two connections, so that each talks to the other as if directly connected.
+ *
+ *            +-------------- relay --------------+
+ *   left --->| source   pump 0 (pipe)   sink     |---> right
+ *   left <---| sink     pump 1 (pipe)   source   |<--- right
+ *            +-----------------------------------+
+ *
+ * What each side sees is what it would see without a tunnel:
+ * - all bytes in order; a side that doesn't read stops the other from sending, and nobody else;
+ * - the end of one direction (FIN) at once, while the other direction goes on for as long as it likes;
+ * - a reset as a reset, after the bytes that came ahead of it have arrived;
+ * - an answer, even if it comes before the question is over and nobody reads the rest of that.
+ */
+#ifndef COMMON_RELAY_H
+#define COMMON_RELAY_H
+
+#include "loop.h"
+
+/* What became of a joined pair. */
+struct relay_report {
+    unsigned number;  /* as given when it was joined */
+    uint64_t up;      /* bytes from left to right */
+    uint64_t down;    /* bytes from right to left */
+    uint64_t time_ms; /* since it was joined */
+};
+
+struct pipe;
+
+/* All pairs of a program. */
+struct relays {
+    struct loop *loop;
+    int count;             /* pairs now; in number, for your decisions */
+    struct link joined;    /* those at work */
+    struct link leaving;   /* those that are broken and still deliver what came before */
+    struct timer timer;    /* looks after these */
+    struct pipe *pipes;    /* pool: empty pipes that wait for the next bytes */
+    int pooled_pipes;
+    int open_pipes; /* those and the borrowed ones */
+    int most_pipes;
+    void (*on_done)(void *owner, const struct relay_report *report);
+    void *owner;
+};
+
+/* on_done is told of each pair that has ended; both its descriptors are closed by then. */
+void relays_init(struct relays *relays, struct loop *loop,
+                 void (*on_done)(void *owner, const struct relay_report *report), void *owner);
+/* Closes all pairs, without a report, and gives the pipes back. */
+void relays_close(struct relays *relays);
+
+/* Joins left and right and takes both over. On failure (no memory), says so in the log, closes both and returns -1. */
+int relay_join(struct relays *relays, int left, int right, unsigned number);
+/* Sends all that fd says back to it: a pair with itself, with one pump. */
+int relay_echo(struct relays *relays, int fd, unsigned number);
+
+#endif

@@ -1,0 +1,291 @@
+/*
+ * How it works: one listening socket serves IPv6 and IPv4 (ipv6(7), IPV6_V6ONLY off: an IPv4 peer shows up
+ * as ::ffff:192.0.2.7); where IPv6 is switched off, it is an IPv4 socket. Options are set on the listening
+ * socket, since on Linux accepted ones inherit them: that saves six calls for each connection.
+ *
+ * Connections are accepted in batches, until there are none, or the others in the loop should have a turn.
+ * When the system has no descriptor or memory left, the socket stays readable all the time; so it is not
+ * watched for a moment, and the connections wait in the kernel's backlog until there is room again.
+ */
+#include "sock.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <linux/sockios.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "log.h"
+
+#ifndef TCP_RTO_MAX_MS
+#define TCP_RTO_MAX_MS 44 /* linux/tcp.h, since Linux 6.15 */
+#endif
+
+enum {
+    BATCH = 64,     /* connections accepted in a row */
+    PAUSE_MS = 100, /* until the next try, when there is no room for a connection */
+};
+
+static void set_option(int fd, int level, int name, int value)
+{
+    /* A socket that lacks one of these still works: not worth losing the connection for. */
+    (void)setsockopt(fd, level, name, &value, sizeof value);
+}
+
+void sock_keepalive(int fd, int seconds)
+{
+    set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+    set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, seconds);
+    set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, seconds);
+    set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 3);
+}
+
+void sock_tune(int fd)
+{
+    /* Nagle's algorithm (RFC 896) holds small messages back to send fewer packets; whoever wrote into the
+     * tunnel has made that choice already, and would wait twice. */
+    set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    /* An idle connection: home routers may forget one after a few minutes of silence, some after 30 s. */
+    sock_keepalive(fd, 12);
+    /* One with bytes under way sends no keepalives but repeats the bytes, with pauses growing to two minutes, for
+     * a quarter of an hour (tcp(7), tcp_retries2). With pauses of at most 4 s the same 15 tries take 50 s.
+     * Not TCP_USER_TIMEOUT: that would also end a peer which is there but reads nothing for a while. */
+    set_option(fd, IPPROTO_TCP, TCP_RTO_MAX_MS, 4000);
+}
+
+bool sock_heard_within(int fd, int seconds)
+{
+    struct tcp_info info = {0};
+    socklen_t size = sizeof info;
+    unsigned limit_ms = (unsigned)seconds * 1000;
+
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0)
+        return false;
+    return info.tcpi_last_ack_recv <= limit_ms || info.tcpi_last_data_recv <= limit_ms;
+}
+
+int sock_error(int fd)
+{
+    int error = 0;
+    socklen_t size = sizeof error;
+
+    return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) == 0 ? error : errno;
+}
+
+int sock_unsent(int fd)
+{
+    int bytes = 0;
+
+    return ioctl(fd, SIOCOUTQ, &bytes) == 0 ? bytes : 0;
+}
+
+int sock_say(int fd, const char *text)
+{
+    char line[128];
+    int length = snprintf(line, sizeof line, "%s\n", text);
+
+    return send(fd, line, (size_t)length, MSG_NOSIGNAL) == length ? 0 : -1;
+}
+
+void sock_reset(int fd)
+{
+    struct linger at_once = {.l_onoff = 1, .l_linger = 0}; /* socket(7): close() then sends a reset */
+
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    close(fd);
+}
+
+void sock_refuse(int fd, const char *text)
+{
+    char rest[256];
+
+    sock_say(fd, text);
+    shutdown(fd, SHUT_WR);
+    /* Closing with bytes unread sends a reset, which can overtake the line. */
+    while (recv(fd, rest, sizeof rest, MSG_DONTWAIT) > 0)
+        ;
+    close(fd);
+}
+
+struct peer_text sock_address_text(const struct sockaddr *address)
+{
+    struct peer_text peer;
+    char host[INET6_ADDRSTRLEN] = "?";
+    const struct sockaddr_in *v4 = (const void *)address;
+    const struct sockaddr_in6 *v6 = (const void *)address;
+
+    if (address->sa_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&v6->sin6_addr)) {
+        inet_ntop(AF_INET, &v6->sin6_addr.s6_addr[12], host, sizeof host);
+        snprintf(peer.text, sizeof peer.text, "%s:%d", host, ntohs(v6->sin6_port));
+    } else if (address->sa_family == AF_INET6) {
+        inet_ntop(AF_INET6, &v6->sin6_addr, host, sizeof host);
+        snprintf(peer.text, sizeof peer.text, "[%s]:%d", host, ntohs(v6->sin6_port));
+    } else if (address->sa_family == AF_INET) {
+        inet_ntop(AF_INET, &v4->sin_addr, host, sizeof host);
+        snprintf(peer.text, sizeof peer.text, "%s:%d", host, ntohs(v4->sin_port));
+    } else {
+        snprintf(peer.text, sizeof peer.text, "an unknown address");
+    }
+    return peer;
+}
+
+struct peer_text sock_peer(int fd)
+{
+    struct sockaddr_storage address = {.ss_family = AF_UNSPEC};
+    socklen_t size = sizeof address;
+
+    /* Fails for one that is gone already; the address is then that of an unknown family. */
+    (void)getpeername(fd, (struct sockaddr *)&address, &size);
+    return sock_address_text((const struct sockaddr *)&address);
+}
+
+static void on_connection(void *owner, unsigned ready);
+
+static void on_pause_over(void *owner)
+{
+    struct listener *listener = owner;
+
+    if (watch_change(listener->loop, &listener->watch, WATCH_READ) != 0)
+        timer_start(listener->loop, &listener->pause, PAUSE_MS, on_pause_over, listener);
+}
+
+static void pause_listening(struct listener *listener)
+{
+    watch_stop(listener->loop, &listener->watch);
+    timer_start(listener->loop, &listener->pause, PAUSE_MS, on_pause_over, listener);
+}
+
+/* Errors that speak of the one connection, which is lost, and not of the listening socket: accept(2). */
+static bool is_about_one_connection(int error)
+{
+    return error != EMFILE && error != ENFILE && error != ENOBUFS && error != ENOMEM;
+}
+
+/* Accepts one connection. Returns false when that's enough for now. */
+static bool accept_one(struct listener *listener)
+{
+    if (listener->may_accept != NULL && !listener->may_accept(listener->owner)) {
+        pause_listening(listener);
+        return false;
+    }
+    int fd = accept4(listener->watch.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd >= 0) {
+        listener->on_accept(listener->owner, fd);
+        return true;
+    }
+    if (errno == EAGAIN)
+        return false;
+    complain("cannot accept a connection: %s", errno_text());
+    if (!is_about_one_connection(errno))
+        pause_listening(listener);
+    return false;
+}
+
+static void on_connection(void *owner, unsigned ready)
+{
+    struct listener *listener = owner;
+
+    (void)ready;
+    for (int i = 0; i < BATCH && listener->watch.active; i++)
+        if (!accept_one(listener))
+            break;
+}
+
+/* A socket that listens on this address, or -1. */
+static int listening_socket(const struct addrinfo *address)
+{
+    int fd = socket(address->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+    if (fd < 0)
+        return -1;
+    if (address->ai_family == AF_INET6)
+        set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0);
+    /* A restarted server gets its port back although old connections still linger in TIME_WAIT (tcp(7)). */
+    set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+    sock_tune(fd);
+    if (bind(fd, address->ai_addr, address->ai_addrlen) == 0 && listen(fd, SOMAXCONN) == 0)
+        return fd;
+    int error = errno;
+    close(fd);
+    errno = error;
+    return -1;
+}
+
+/* Tries the addresses that the name stands for, IPv6 first: it takes IPv4 along. Complains on failure. */
+static int listening_socket_on(const char *address, int port)
+{
+    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
+    struct addrinfo *found;
+    struct sockaddr_in6 any6 = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_ANY_INIT, .sin6_port = htons((uint16_t)port)};
+    struct sockaddr_in any4 = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    struct addrinfo v4 = {.ai_family = AF_INET, .ai_addr = (void *)&any4, .ai_addrlen = sizeof any4};
+    struct addrinfo v6 = {.ai_family = AF_INET6, .ai_addr = (void *)&any6, .ai_addrlen = sizeof any6};
+    char service[8];
+    int fd;
+
+    if (address == NULL) {
+        fd = listening_socket(&v6);
+        return fd >= 0 || errno == EADDRINUSE ? fd : listening_socket(&v4);
+    }
+    snprintf(service, sizeof service, "%d", port);
+    int error = getaddrinfo(address, service, &hints, &found);
+    if (error != 0) {
+        errno = EADDRNOTAVAIL;
+        return -1;
+    }
+    fd = listening_socket(found);
+    error = errno;
+    freeaddrinfo(found);
+    errno = error;
+    return fd;
+}
+
+static int real_port(int fd)
+{
+    struct sockaddr_storage address;
+    socklen_t size = sizeof address;
+
+    if (getsockname(fd, (struct sockaddr *)&address, &size) != 0)
+        return -1;
+    return ntohs(address.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&address)->sin6_port
+                                               : ((struct sockaddr_in *)&address)->sin_port);
+}
+
+int listener_open(struct listener *listener, struct loop *loop, const char *address, int port, const char *whom,
+                  void (*on_accept)(void *owner, int fd), void *owner)
+{
+    *listener = (struct listener){.loop = loop, .on_accept = on_accept, .owner = owner};
+    int fd = listening_socket_on(address, port);
+
+    if (fd < 0) {
+        complain("cannot listen on port %d%s%s: %s", port, address ? " of " : "", address ? address : "", errno_text());
+        return -1;
+    }
+    if (watch_start(loop, &listener->watch, fd, WATCH_READ, on_connection, listener) != 0) {
+        complain("cannot watch port %d: %s", port, errno_text());
+        close(fd);
+        return -1;
+    }
+    listener->port = real_port(fd);
+    say("listening for %s on port %d", whom, listener->port);
+    return 0;
+}
+
+void listener_close(struct listener *listener)
+{
+    if (listener->loop == NULL)
+        return;
+    for (int i = 0; i < SOMAXCONN && listener->watch.active; i++)
+        if (!accept_one(listener))
+            break;
+    timer_stop(&listener->pause);
+    watch_stop(listener->loop, &listener->watch);
+    close(listener->watch.fd);
+    *listener = (struct listener){0};
+}

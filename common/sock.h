@@ -1,0 +1,59 @@
+/*
+ * sock: TCP sockets that are set up the way a tunnel needs them, and ports to listen on.
+ *
+ * Every descriptor that comes from here is non-blocking, is not inherited by child processes, sends small
+ * messages at once, and notices within about a minute that its peer has vanished without a word.
+ */
+#ifndef COMMON_SOCK_H
+#define COMMON_SOCK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "loop.h"
+
+/* A port that is open to the world. on_accept gets each new connection: the descriptor is then its own. */
+struct listener {
+    struct loop *loop;
+    struct watch watch;
+    struct timer pause; /* runs while the system has no descriptor or memory for another connection */
+    int port;           /* the real one, where 0 was asked for */
+    bool (*may_accept)(void *owner); /* if set: asked before each; on "no" connections wait in the backlog */
+    void (*on_accept)(void *owner, int fd);
+    void *owner;
+};
+
+/* Listens on port (0: any free one) of address, or of all addresses, IPv6 and IPv4, if that is NULL. Logs "listening
+ * for WHOM on port N" or why it can't; returns 0 or -1. All zeros is a closed listener, which may be closed again. */
+int listener_open(struct listener *listener, struct loop *loop, const char *address, int port, const char *whom,
+                  void (*on_accept)(void *owner, int fd), void *owner);
+/* Hands on the connections that are complete already, then closes: nobody who got in is turned away. */
+void listener_close(struct listener *listener);
+
+/* Sets the options that this header's first lines promise. For listening sockets too: what they accept inherits it. */
+void sock_tune(int fd);
+/* Asks the peer's kernel for a sign of life after so many seconds of silence, and gives it up after three without one. */
+void sock_keepalive(int fd, int seconds);
+/* Whether the peer's kernel has answered or sent anything within so many seconds. */
+bool sock_heard_within(int fd, int seconds);
+
+/* The error that the kernel holds for this socket, an errno, or 0; asking clears it. */
+int sock_error(int fd);
+/* Bytes that were written but not yet acknowledged by the peer's kernel. */
+int sock_unsent(int fd);
+/* Sends one line, without '\n' in text. Returns 0, or -1 if it can't all go at once. */
+int sock_say(int fd, const char *text);
+/* Closes with a reset: the peer learns that this was no orderly end. */
+void sock_reset(int fd);
+/* Says one last line, then closes in a way that lets the line arrive. */
+void sock_refuse(int fd, const char *text);
+
+/* "192.0.2.7:41234" or "[2001:db8::7]:41234": who is at the other end. */
+struct peer_text {
+    char text[64];
+};
+struct peer_text sock_peer(int fd);
+struct sockaddr;
+struct peer_text sock_address_text(const struct sockaddr *address);
+
+#endif

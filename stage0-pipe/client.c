@@ -1,0 +1,123 @@
+/* Stage 0, client: for each connection that it accepts it dials the target, and joins the two. */
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "../common/dial.h"
+#include "../common/list.h"
+#include "../common/log.h"
+#include "../common/loop.h"
+#include "../common/options.h"
+#include "../common/relay.h"
+#include "../common/sock.h"
+
+struct client {
+    struct loop *loop;
+    struct options options;
+    struct target target;
+    struct listener listener;
+    struct link calls;    /* connections that wait for theirs to the target */
+    struct relays relays; /* those that are joined with it */
+    unsigned connections; /* so far */
+};
+
+/* A connection that waits for the target to answer. */
+struct call {
+    struct link place;
+    struct client *client;
+    int fd;
+    unsigned number;
+    struct dial dial;
+};
+
+static void forget_call(struct call *call)
+{
+    dial_stop(&call->dial);
+    list_remove(&call->place);
+    free(call);
+}
+
+static void on_target_dialed(void *owner, int target_fd)
+{
+    struct call *call = owner;
+    struct client *client = call->client;
+
+    if (target_fd < 0) {
+        complain("cannot reach %s port %d: %s", client->target.host, client->target.port, errno_text());
+        sock_reset(call->fd);
+    } else {
+        say("connection %u joined to one to %s", call->number, sock_peer(target_fd).text);
+        relay_join(&client->relays, call->fd, target_fd, call->number);
+    }
+    forget_call(call);
+}
+
+static void on_connection(void *owner, int fd)
+{
+    struct client *client = owner;
+    struct call *call = calloc(1, sizeof *call);
+
+    if (call == NULL) {
+        complain("lost a connection: %s", errno_text());
+        close(fd);
+        return;
+    }
+    *call = (struct call){.client = client, .fd = fd, .number = ++client->connections};
+    list_append(&client->calls, &call->place);
+    say("connection %u opened from %s", call->number, sock_peer(fd).text);
+    dial_start(&call->dial, client->loop, &client->target, on_target_dialed, call);
+}
+
+static void on_done(void *owner, const struct relay_report *report)
+{
+    (void)owner;
+    say("connection %u done: %s up, %s down, %.1f s", report->number, size_text(report->up).text,
+        size_text(report->down).text, (double)report->time_ms / 1000);
+}
+
+static const enum option_id known[] = {
+    OPT_LISTEN_PORT,
+    OPT_BIND,
+    OPTIONS_END,
+};
+
+static int open_client(struct client *client)
+{
+    struct options *options = &client->options;
+
+    client->loop = loop_new();
+    if (client->loop == NULL || target_lookup(&client->target) != 0)
+        return -1;
+    list_init(&client->calls);
+    relays_init(&client->relays, client->loop, on_done, client);
+    return listener_open(&client->listener, client->loop, options->bind, options->listen_port, "connections",
+                         on_connection, client);
+}
+
+static void close_client(struct client *client)
+{
+    listener_close(&client->listener);
+    while (!list_is_empty(&client->calls)) {
+        struct call *call = (struct call *)client->calls.next;
+
+        close(call->fd);
+        forget_call(call);
+    }
+    relays_close(&client->relays);
+    loop_free(client->loop);
+}
+
+int main(int argc, char **argv)
+{
+    struct client client = {.options.listen_port = 54286};
+    int status = options_parse(&client.options, "client", argc, argv, known, "[TARGET]");
+    const char *target = client.options.arguments[0] != NULL ? client.options.arguments[0] : "localhost:54287";
+
+    if (status != OPTIONS_OK)
+        return status;
+    if (target_parse(&client.target, target, 0) != 0)
+        return options_wrong("TARGET can't be \"%s\"", target);
+    status = open_client(&client) == 0 ? loop_run(client.loop) : 1;
+    close_client(&client);
+    return status;
+}

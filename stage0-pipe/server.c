@@ -1,0 +1,66 @@
+/* Stage 0, server: an echo server. It pipes every connection back into itself. */
+#include "../common/log.h"
+#include "../common/loop.h"
+#include "../common/options.h"
+#include "../common/relay.h"
+#include "../common/sock.h"
+
+struct server {
+    struct loop *loop;
+    struct options options;
+    struct listener listener;
+    struct relays relays; /* the connections, each joined with itself */
+    unsigned connections; /* so far */
+};
+
+static void on_connection(void *owner, int fd)
+{
+    struct server *server = owner;
+
+    say("connection %u opened from %s", ++server->connections, sock_peer(fd).text);
+    relay_echo(&server->relays, fd, server->connections);
+}
+
+static void on_done(void *owner, const struct relay_report *report)
+{
+    (void)owner;
+    say("connection %u done: %s echoed, %.1f s", report->number, size_text(report->up).text,
+        (double)report->time_ms / 1000);
+}
+
+static const enum option_id known[] = {
+    OPT_LISTEN_PORT,
+    OPT_BIND,
+    OPTIONS_END,
+};
+
+static int open_server(struct server *server)
+{
+    struct options *options = &server->options;
+
+    server->loop = loop_new();
+    if (server->loop == NULL)
+        return -1;
+    relays_init(&server->relays, server->loop, on_done, server);
+    return listener_open(&server->listener, server->loop, options->bind, options->listen_port, "connections",
+                         on_connection, server);
+}
+
+static void close_server(struct server *server)
+{
+    listener_close(&server->listener);
+    relays_close(&server->relays);
+    loop_free(server->loop);
+}
+
+int main(int argc, char **argv)
+{
+    struct server server = {.options.listen_port = 54287};
+    int status = options_parse(&server.options, "server", argc, argv, known, "");
+
+    if (status != OPTIONS_OK)
+        return status;
+    status = open_server(&server) == 0 ? loop_run(server.loop) : 1;
+    close_server(&server);
+    return status;
+}

@@ -1,0 +1,139 @@
+/* Stage 1, client: opens the control connection, pings, and comes back after any loss. */
+#include <string.h>
+#include <unistd.h>
+
+#include "../common/dial.h"
+#include "../common/line.h"
+#include "../common/log.h"
+#include "../common/loop.h"
+#include "../common/options.h"
+#include "../common/sock.h"
+
+struct client {
+    struct loop *loop;
+    struct options options;
+    struct target server; /* its control port */
+    struct dial dial;     /* the attempt to reach it */
+    struct timer retry;   /* until the next attempt */
+    int backoff_ms;
+    struct line_conn control; /* the control connection */
+    bool welcomed;            /* by the server, there */
+    struct timer heartbeat;
+    int pongs; /* so far */
+};
+
+static void dial_server(void *owner);
+
+/* Starts all over again, after a while. */
+static void on_server_gone(void *owner, const char *why)
+{
+    struct client *client = owner;
+    int pause_ms = backoff_ms(&client->backoff_ms);
+
+    complain("%s the server: %s; next try in %.1f s", client->welcomed ? "lost" : "cannot reach", why, pause_ms / 1e3);
+    client->welcomed = false;
+    line_close(&client->control);
+    timer_stop(&client->heartbeat);
+    timer_start(client->loop, &client->retry, pause_ms, dial_server, client);
+}
+
+/* ping */
+static void on_heartbeat(void *owner)
+{
+    struct client *client = owner;
+
+    line_send(&client->control, "ping");
+    timer_start(client->loop, &client->heartbeat, client->options.heartbeat_ms, on_heartbeat, client);
+}
+
+static void on_welcome(struct client *client)
+{
+    client->welcomed = true;
+    client->backoff_ms = 0;
+    say("step 2: opened the control connection to %s", sock_peer(client->control.watch.fd).text);
+    on_heartbeat(client);
+}
+
+static void on_pong(struct client *client)
+{
+    client->pongs++;
+    say_more("pong %d", client->pongs);
+    if (client->pongs == client->options.count)
+        loop_stop(client->loop, 0);
+}
+
+/* welcome | busy, then pong */
+static void on_server_line(void *owner, const char *line)
+{
+    struct client *client = owner;
+
+    if (!client->welcomed && strcmp(line, "welcome") == 0)
+        on_welcome(client);
+    else if (!client->welcomed && strcmp(line, "busy") == 0)
+        on_server_gone(client, "it is busy with another client");
+    else if (client->welcomed && strcmp(line, "pong") == 0)
+        on_pong(client);
+    else
+        on_server_gone(client, "it said something that is not in the protocol of this stage");
+}
+
+/* hello */
+static void on_server_dialed(void *owner, int fd)
+{
+    struct client *client = owner;
+    int silence_ms = 3 * client->options.heartbeat_ms;
+
+    if (fd < 0) {
+        on_server_gone(client, errno_text());
+    } else if (line_open(&client->control, client->loop, fd, silence_ms, on_server_line, on_server_gone, client) != 0) {
+        close(fd);
+        on_server_gone(client, errno_text());
+    } else {
+        line_send(&client->control, "hello");
+    }
+}
+
+static void dial_server(void *owner)
+{
+    struct client *client = owner;
+
+    dial_start(&client->dial, client->loop, &client->server, on_server_dialed, client);
+}
+
+static const enum option_id known[] = {
+    OPT_CONTROL_PORT,
+    OPT_HEARTBEAT,
+    OPT_COUNT,
+    OPTIONS_END,
+};
+
+static int open_client(struct client *client)
+{
+    client->loop = loop_new();
+    if (client->loop == NULL || target_lookup(&client->server) != 0)
+        return -1;
+    dial_server(client);
+    return 0;
+}
+
+static void close_client(struct client *client)
+{
+    dial_stop(&client->dial);
+    line_close(&client->control);
+    loop_free(client->loop);
+}
+
+int main(int argc, char **argv)
+{
+    struct client client = {0};
+    int status = options_parse(&client.options, "client", argc, argv, known, "[SERVER]");
+    const char *server = client.options.arguments[0] != NULL ? client.options.arguments[0] : "localhost";
+
+    if (status != OPTIONS_OK)
+        return status;
+    if (target_parse(&client.server, server, client.options.control_port) != 0)
+        return options_wrong("SERVER can't be \"%s\"", server);
+    status = open_client(&client) == 0 ? loop_run(client.loop) : 1;
+    close_client(&client);
+    return status;
+}
