@@ -6,7 +6,7 @@
  *     open N        N more users, all at once; each sends a line and awaits its echo
  *                   -> ok SECONDS                       until the last of them has its echo
  *     ask N MS      the first N users send a line and await its echo, over and over, for MS milliseconds
- *                   -> ok ROUND_TRIPS_A_SECOND P50_US P99_US
+ *                   -> ok ROUND_TRIPS_A_SECOND P50_US P99_US ROUND_TRIPS
  *     first N       N new users one after another, each gone before the next comes
  *                   -> ok P50_US P99_US                 from connect() to the first byte of the echo
  *     pour MS       the first user sends all it can for MS milliseconds and reads it back
@@ -318,8 +318,8 @@ static const char *ask_users(unsigned asking, double seconds)
     if (wrong)
         return wrong;
     qsort(took, count, sizeof *took, compare);
-    printf("ok %.1f %.1f %.1f\n", (double)count / (t - start), percentile(took, count, 0.5),
-           percentile(took, count, 0.99));
+    printf("ok %.1f %.1f %.1f %zu\n", (double)count / (t - start), percentile(took, count, 0.5),
+           percentile(took, count, 0.99), count);
     return NULL;
 }
 
