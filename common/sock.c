@@ -15,6 +15,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -30,6 +31,7 @@
 enum {
     BATCH = 64,     /* connections accepted in a row */
     PAUSE_MS = 100, /* until the next try, when there is no room for a connection */
+    KEEPALIVE_MS = 12000,
 };
 
 static void set_option(int fd, int level, int name, int value)
@@ -38,8 +40,10 @@ static void set_option(int fd, int level, int name, int value)
     (void)setsockopt(fd, level, name, &value, sizeof value);
 }
 
-void sock_keepalive(int fd, int seconds)
+void sock_keepalive(int fd, int ms)
 {
+    int seconds = (ms + 999) / 1000;
+
     set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
     set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, seconds);
     set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, seconds);
@@ -52,18 +56,18 @@ void sock_tune(int fd)
      * tunnel has made that choice already, and would wait twice. */
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     /* An idle connection: home routers may forget one after a few minutes of silence, some after 30 s. */
-    sock_keepalive(fd, 12);
+    sock_keepalive(fd, KEEPALIVE_MS);
     /* One with bytes under way sends no keepalives but repeats the bytes, with pauses growing to two minutes, for
      * a quarter of an hour (tcp(7), tcp_retries2). With pauses of at most 4 s the same 15 tries take 50 s.
      * Not TCP_USER_TIMEOUT: that would also end a peer which is there but reads nothing for a while. */
     set_option(fd, IPPROTO_TCP, TCP_RTO_MAX_MS, 4000);
 }
 
-bool sock_heard_within(int fd, int seconds)
+bool sock_heard_within(int fd, int ms)
 {
     struct tcp_info info = {0};
     socklen_t size = sizeof info;
-    unsigned limit_ms = (unsigned)seconds * 1000;
+    unsigned limit_ms = (unsigned)(ms + 999) / 1000 * 1000;
 
     if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0)
         return false;
@@ -85,12 +89,16 @@ int sock_unsent(int fd)
     return ioctl(fd, SIOCOUTQ, &bytes) == 0 ? bytes : 0;
 }
 
-int sock_say(int fd, const char *text)
+int sock_say(int fd, const char *format, ...)
 {
-    char line[128];
-    int length = snprintf(line, sizeof line, "%s\n", text);
+    char line[256];
+    va_list arguments;
 
-    return send(fd, line, (size_t)length, MSG_NOSIGNAL) == length ? 0 : -1;
+    va_start(arguments, format);
+    int length = vsnprintf(line, sizeof line - 1, format, arguments);
+    va_end(arguments);
+    line[length] = '\n';
+    return send(fd, line, (size_t)length + 1, MSG_NOSIGNAL) == length + 1 ? 0 : -1;
 }
 
 void sock_reset(int fd)
@@ -105,7 +113,7 @@ void sock_refuse(int fd, const char *text)
 {
     char rest[256];
 
-    sock_say(fd, text);
+    sock_say(fd, "%s", text);
     shutdown(fd, SHUT_WR);
     /* Closing with bytes unread sends a reset, which can overtake the line. */
     while (recv(fd, rest, sizeof rest, MSG_DONTWAIT) > 0)

@@ -32,17 +32,18 @@ void listener_close(struct listener *listener);
 
 /* Sets the options that this header's first lines promise. For listening sockets too: what they accept inherits it. */
 void sock_tune(int fd);
-/* Asks the peer's kernel for a sign of life after so many seconds of silence, and gives it up after three without one. */
-void sock_keepalive(int fd, int seconds);
-/* Whether the peer's kernel has answered or sent anything within so many seconds. */
-bool sock_heard_within(int fd, int seconds);
+/* Has the kernel ask the peer's for a sign of life after ms milliseconds of silence, rounded up to seconds, and again and
+ * again; after three that were not answered the connection is broken. */
+void sock_keepalive(int fd, int ms);
+/* Whether the peer's kernel has answered or sent anything within the last ms milliseconds, rounded up to seconds. */
+bool sock_heard_within(int fd, int ms);
 
 /* The error that the kernel holds for this socket, an errno, or 0; asking clears it. */
 int sock_error(int fd);
 /* Bytes that were written but not yet acknowledged by the peer's kernel. */
 int sock_unsent(int fd);
-/* Sends one line, without '\n' in text. Returns 0, or -1 if it can't all go at once. */
-int sock_say(int fd, const char *text);
+/* Sends one line; the format has no '\n'. Returns 0, or -1 with errno if it can't all go at once. */
+__attribute__((format(printf, 2, 3))) int sock_say(int fd, const char *format, ...);
 /* Closes with a reset: the peer learns that this was no orderly end. */
 void sock_reset(int fd);
 /* Says one last line, then closes in a way that lets the line arrive. */

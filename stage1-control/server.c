@@ -32,10 +32,11 @@ static void on_client_line(void *owner, const char *line)
 {
     struct server *server = owner;
 
-    if (strcmp(line, "ping") == 0)
-        line_send(&server->client, "pong");
-    else
+    if (strcmp(line, "ping") != 0) {
         on_client_gone(server, "said something that is not in the protocol of this stage");
+        return;
+    }
+    line_send(&server->client, "pong");
 }
 
 /* welcome */
@@ -49,8 +50,8 @@ static void welcome(struct server *server, int fd)
         return;
     }
     server->has_client = true;
-    say("step 2: client opened the control connection from %s", sock_peer(fd).text);
     line_send(&server->client, "welcome");
+    say("step 2: client opened the control connection from %s", sock_peer(fd).text);
 }
 
 static void turn_away(int fd, const char *why)

@@ -1,0 +1,254 @@
+/* Stage 2, client: opens a proxy connection whenever the server asks for one, and echoes what comes there. */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../common/dial.h"
+#include "../common/line.h"
+#include "../common/list.h"
+#include "../common/log.h"
+#include "../common/loop.h"
+#include "../common/options.h"
+#include "../common/relay.h"
+#include "../common/secret.h"
+#include "../common/sock.h"
+
+enum { TRY_AGAIN_MS = 500 };
+
+struct client {
+    struct loop *loop;
+    struct options options;
+    struct target server; /* its control port */
+    struct dial dial;     /* the attempt to reach it */
+    struct timer retry;   /* until the next attempt */
+    int backoff_ms;
+    struct line_conn control; /* the control connection */
+    bool welcomed;            /* by the server, there */
+    struct timer heartbeat;
+    int pongs; /* so far */
+    char token[TOKEN_SIZE];   /* names the session with the server */
+    struct target proxy_port; /* of the same server */
+    int owed;                 /* proxy connections that the server has asked for and that are still to be opened */
+    struct timer try_again;   /* until then, after one could not be opened */
+    struct link proxies;      /* those that are not joined yet */
+    int proxies_count;
+    struct relays relays;     /* those that are */
+    unsigned joined;          /* so far */
+};
+
+/* A proxy connection that is not joined yet. */
+struct proxy {
+    struct link place;
+    struct client *client;
+    struct dial dial;
+};
+
+static void dial_server(void *owner);
+
+static void forget_proxy(struct proxy *proxy)
+{
+    dial_stop(&proxy->dial);
+    list_remove(&proxy->place);
+    proxy->client->proxies_count--;
+    free(proxy);
+}
+
+static void forget_proxies(struct link *proxies)
+{
+    while (!list_is_empty(proxies))
+        forget_proxy((struct proxy *)proxies->next);
+}
+
+static void open_proxies(void *owner);
+
+static void owe_proxy(struct client *client)
+{
+    if (!client->welcomed)
+        return;
+    client->owed++;
+    timer_start(client->loop, &client->try_again, TRY_AGAIN_MS, open_proxies, client);
+}
+
+/* proxy TOKEN; all that follows is the user's */
+static void on_proxy_dialed(void *owner, int fd)
+{
+    struct proxy *proxy = owner;
+    struct client *client = proxy->client;
+
+    if (fd < 0 || sock_say(fd, "proxy %s", client->token) != 0) {
+        complain("cannot open a proxy connection: %s", errno_text());
+        if (fd >= 0)
+            close(fd);
+        forget_proxy(proxy);
+        owe_proxy(client);
+        return;
+    }
+    say("step 5: opened a proxy connection");
+    relay_echo(&client->relays, fd, ++client->joined);
+    forget_proxy(proxy);
+}
+
+/* Step 5: opens the proxy connections that are owed, as far as there are descriptors, two for each. */
+static void open_proxies(void *owner)
+{
+    struct client *client = owner;
+
+    while (client->owed > 0 && 2 * (client->proxies_count + client->relays.count + 1) < loop_capacity(client->loop)) {
+        struct proxy *proxy = calloc(1, sizeof *proxy);
+
+        client->owed--;
+        if (proxy == NULL) {
+            complain("cannot open a proxy connection: %s", errno_text());
+            owe_proxy(client);
+            return;
+        }
+        proxy->client = client;
+        list_append(&client->proxies, &proxy->place);
+        client->proxies_count++;
+        dial_start(&proxy->dial, client->loop, &client->proxy_port, on_proxy_dialed, proxy);
+    }
+}
+
+/* create_proxy */
+static void on_create_proxy(struct client *client)
+{
+    say("step 4: the server asks for a proxy connection");
+    client->owed++;
+    open_proxies(client);
+}
+
+static void on_user_done(void *owner, const struct relay_report *user)
+{
+    struct client *client = owner;
+
+    say("connection %u done: %s up, %s down, %.1f s", user->number, size_text(user->up).text,
+        size_text(user->down).text, (double)user->time_ms / 1000);
+    open_proxies(client);
+}
+
+/* Starts all over again, after a while. */
+static void on_server_gone(void *owner, const char *why)
+{
+    struct client *client = owner;
+    int pause_ms = backoff_ms(&client->backoff_ms);
+
+    complain("%s the server: %s; next try in %.1f s", client->welcomed ? "lost" : "cannot reach", why, pause_ms / 1e3);
+    client->welcomed = false;
+    line_close(&client->control);
+    timer_stop(&client->heartbeat);
+    timer_stop(&client->try_again);
+    client->owed = 0;
+    forget_proxies(&client->proxies);
+    timer_start(client->loop, &client->retry, pause_ms, dial_server, client);
+}
+
+/* ping */
+static void on_heartbeat(void *owner)
+{
+    struct client *client = owner;
+
+    line_send(&client->control, "ping");
+    timer_start(client->loop, &client->heartbeat, client->options.heartbeat_ms, on_heartbeat, client);
+}
+
+/* welcome TOKEN */
+static void on_welcome(struct client *client, const char *token)
+{
+    memcpy(client->token, token, sizeof client->token);
+    if (target_of_peer(&client->proxy_port, client->control.watch.fd, client->options.proxy_port) != 0) {
+        on_server_gone(client, errno_text());
+        return;
+    }
+    client->welcomed = true;
+    client->backoff_ms = 0;
+    say("step 2: opened the control connection to %s", sock_peer(client->control.watch.fd).text);
+    on_heartbeat(client);
+}
+
+static void on_pong(struct client *client)
+{
+    client->pongs++;
+    say_more("pong %d", client->pongs);
+}
+
+/* welcome TOKEN | busy, then pong and create_proxy */
+static void on_server_line(void *owner, const char *line)
+{
+    struct client *client = owner;
+
+    if (!client->welcomed && strncmp(line, "welcome ", 8) == 0 && token_is_valid(line + 8))
+        on_welcome(client, line + 8);
+    else if (!client->welcomed && strcmp(line, "busy") == 0)
+        on_server_gone(client, "it is busy with another client");
+    else if (client->welcomed && strcmp(line, "pong") == 0)
+        on_pong(client);
+    else if (client->welcomed && strcmp(line, "create_proxy") == 0)
+        on_create_proxy(client);
+    else
+        on_server_gone(client, "it said something that is not in the protocol of this stage");
+}
+
+/* hello */
+static void on_server_dialed(void *owner, int fd)
+{
+    struct client *client = owner;
+    int silence_ms = 3 * client->options.heartbeat_ms;
+
+    if (fd < 0) {
+        on_server_gone(client, errno_text());
+    } else if (line_open(&client->control, client->loop, fd, silence_ms, on_server_line, on_server_gone, client) != 0) {
+        close(fd);
+        on_server_gone(client, errno_text());
+    } else {
+        line_send(&client->control, "hello");
+    }
+}
+
+static void dial_server(void *owner)
+{
+    struct client *client = owner;
+
+    dial_start(&client->dial, client->loop, &client->server, on_server_dialed, client);
+}
+
+static const enum option_id known[] = {
+    OPT_CONTROL_PORT,
+    OPT_PROXY_PORT,
+    OPT_HEARTBEAT,
+    OPTIONS_END,
+};
+
+static int open_client(struct client *client)
+{
+    client->loop = loop_new();
+    if (client->loop == NULL || target_lookup(&client->server) != 0)
+        return -1;
+    list_init(&client->proxies);
+    relays_init(&client->relays, client->loop, on_user_done, client);
+    dial_server(client);
+    return 0;
+}
+
+static void close_client(struct client *client)
+{
+    dial_stop(&client->dial);
+    line_close(&client->control);
+    forget_proxies(&client->proxies);
+    relays_close(&client->relays);
+    loop_free(client->loop);
+}
+
+int main(int argc, char **argv)
+{
+    struct client client = {0};
+    int status = options_parse(&client.options, "client", argc, argv, known, "[SERVER]");
+    const char *server = client.options.arguments[0] != NULL ? client.options.arguments[0] : "localhost";
+
+    if (status != OPTIONS_OK)
+        return status;
+    if (target_parse(&client.server, server, client.options.control_port) != 0)
+        return options_wrong("SERVER can't be \"%s\"", server);
+    status = open_client(&client) == 0 ? loop_run(client.loop) : 1;
+    close_client(&client);
+    return status;
+}

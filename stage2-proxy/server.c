@@ -1,0 +1,266 @@
+/* Stage 2, server: asks the client for a proxy connection for each user, and joins the two. */
+#include <string.h>
+#include <unistd.h>
+
+#include "../common/line.h"
+#include "../common/log.h"
+#include "../common/loop.h"
+#include "../common/newcomers.h"
+#include "../common/options.h"
+#include "../common/relay.h"
+#include "../common/secret.h"
+#include "../common/sock.h"
+#include "../common/waitlist.h"
+
+struct server {
+    struct loop *loop;
+    struct options options;
+    struct listener control;
+    struct listener public;
+    struct listener proxy;
+    struct newcomers newcomers; /* who have not said yet who they are */
+    struct line_conn client;    /* the control connection; open while has_client */
+    bool has_client;
+    char token[TOKEN_SIZE];  /* names the session with this client */
+    struct waitlist users;   /* waiting for a proxy connection */
+    struct waitlist proxies; /* waiting for a user */
+    struct relays relays;    /* users and proxy connections that are joined */
+    int to_ask;              /* proxy connections that the client is still to be asked for */
+    bool proxy_came;         /* since the client's last ping */
+    unsigned users_so_far;
+};
+
+/* Step 4: create_proxy. Those that there is no room for now are sent when there is. */
+static void ask_for_proxies(void *owner)
+{
+    struct server *server = owner;
+
+    while (server->to_ask > 0 && line_send(&server->client, "create_proxy") == 0) {
+        server->to_ask--;
+        say("step 4: asked the client for a proxy connection");
+    }
+}
+
+static void request_proxies(struct server *server, int count)
+{
+    if (!server->has_client)
+        return;
+    server->to_ask += count;
+    ask_for_proxies(server);
+}
+
+/* Step 6: joins users and proxy connections, first come first served. */
+static void match(struct server *server)
+{
+    while (server->users.count > 0 && server->proxies.count > 0) {
+        unsigned number;
+        int proxy = waitlist_pop(&server->proxies, NULL);
+        int user = waitlist_pop(&server->users, &number);
+
+        say("step 6: user %u joined to a proxy connection", number);
+        relay_join(&server->relays, user, proxy, number);
+    }
+}
+
+static void on_user(void *owner, int fd)
+{
+    struct server *server = owner;
+    unsigned number = ++server->users_so_far;
+
+    say("step 3: user %u connected from %s", number, sock_peer(fd).text);
+    if (waitlist_push(&server->users, fd, number) != 0) {
+        complain("lost user %u: %s", number, errno_text());
+        close(fd);
+        return;
+    }
+    request_proxies(server, 1);
+    match(server);
+}
+
+/* A user takes two descriptors, one of them for its proxy connection. Without room for both it waits outside. */
+static bool has_room_for_user(void *owner)
+{
+    struct server *server = owner;
+    int others = server->proxies.count + server->newcomers.count + 1;
+
+    return 2 * (server->users.count + server->relays.count + 1) + others <= loop_capacity(server->loop);
+}
+
+static void on_user_left(void *owner, unsigned number, const char *why)
+{
+    (void)owner;
+    say("user %u left: %s", number, why);
+}
+
+static void on_user_done(void *owner, const struct relay_report *user)
+{
+    (void)owner;
+    say("user %u done: %s up, %s down, %.1f s", user->number, size_text(user->up).text, size_text(user->down).text,
+        (double)user->time_ms / 1000);
+}
+
+static void on_proxy_left(void *owner, unsigned number, const char *why)
+{
+    (void)owner, (void)number;
+    say_more("a proxy connection left: %s", why);
+}
+
+static void on_client_gone(void *owner, const char *why)
+{
+    struct server *server = owner;
+
+    say("client gone: %s", why);
+    line_close(&server->client);
+    server->has_client = false;
+    server->to_ask = 0;
+    waitlist_clear(&server->proxies);
+}
+
+/* A proxy connection may get lost on its way here. So if none came since the last ping, ask again for those who wait. */
+static void repeat_requests(struct server *server)
+{
+    if (!server->proxy_came && server->to_ask == 0)
+        request_proxies(server, server->users.count);
+    server->proxy_came = false;
+}
+
+/* ping -> pong */
+static void on_client_line(void *owner, const char *line)
+{
+    struct server *server = owner;
+
+    if (strcmp(line, "ping") != 0) {
+        on_client_gone(server, "said something that is not in the protocol of this stage");
+        return;
+    }
+    line_send(&server->client, "pong");
+    repeat_requests(server);
+}
+
+/* welcome TOKEN */
+static void welcome(struct server *server, int fd)
+{
+    int silence_ms = 3 * server->options.heartbeat_ms;
+
+    if (token_make(server->token) != 0 ||
+        line_open(&server->client, server->loop, fd, silence_ms, on_client_line, on_client_gone, server) != 0) {
+        complain("cannot talk to the client: %s", errno_text());
+        close(fd);
+        return;
+    }
+    server->has_client = true;
+    server->proxy_came = true;
+    server->client.on_room = ask_for_proxies;
+    line_send(&server->client, "welcome %s", server->token);
+    say("step 2: client opened the control connection from %s", sock_peer(fd).text);
+    request_proxies(server, server->users.count);
+}
+
+static void turn_away(int fd, const char *why)
+{
+    complain("a stranger, %s: %s", sock_peer(fd).text, why);
+    close(fd);
+}
+
+/* hello -> welcome | busy */
+static void on_hello(void *owner, int fd, const char *line)
+{
+    struct server *server = owner;
+
+    if (strcmp(line, "hello") != 0) {
+        turn_away(fd, "said something else than `hello` on the control port");
+    } else if (server->has_client) {
+        complain("another client, %s: told that we are busy", sock_peer(fd).text);
+        sock_refuse(fd, "busy");
+    } else {
+        welcome(server, fd);
+    }
+}
+
+/* proxy TOKEN */
+static void on_proxy_line(void *owner, int fd, const char *line)
+{
+    struct server *server = owner;
+
+    if (!server->has_client || !secret_matches(line, "proxy", server->token)) {
+        turn_away(fd, "said something else than `proxy` and this session's token on the proxy port");
+    } else if (waitlist_push(&server->proxies, fd, 0) != 0) {
+        complain("lost a proxy connection: %s", errno_text());
+        close(fd);
+    } else {
+        server->proxy_came = true;
+        match(server);
+    }
+}
+
+static void on_control(void *owner, int fd)
+{
+    struct server *server = owner;
+
+    newcomers_add(&server->newcomers, fd, "the control port", on_hello, server);
+}
+
+static void on_proxy(void *owner, int fd)
+{
+    struct server *server = owner;
+
+    newcomers_add(&server->newcomers, fd, "the proxy port", on_proxy_line, server);
+}
+
+static const enum option_id known[] = {
+    OPT_CONTROL_PORT,
+    OPT_PUBLIC_PORT,
+    OPT_PROXY_PORT,
+    OPT_BIND,
+    OPT_HEARTBEAT,
+    OPT_WAIT,
+    OPTIONS_END,
+};
+
+static int open_server(struct server *server)
+{
+    struct options *options = &server->options;
+    const char *bind = options->bind;
+
+    server->loop = loop_new();
+    if (server->loop == NULL)
+        return -1;
+    newcomers_init(&server->newcomers, server->loop);
+    waitlist_init(&server->users, server->loop, options->wait_ms, false, on_user_left, server);
+    waitlist_init(&server->proxies, server->loop, 0, true, on_proxy_left, server);
+    relays_init(&server->relays, server->loop, on_user_done, server);
+    if (listener_open(&server->control, server->loop, bind, options->control_port, "the client", on_control, server) != 0)
+        return -1;
+    if (listener_open(&server->public, server->loop, bind, options->public_port, "users", on_user, server) != 0)
+        return -1;
+    if (listener_open(&server->proxy, server->loop, bind, options->proxy_port, "proxy connections", on_proxy, server) != 0)
+        return -1;
+    server->public.may_accept = has_room_for_user;
+    say("step 1: waiting for the client");
+    return 0;
+}
+
+static void close_server(struct server *server)
+{
+    listener_close(&server->control);
+    listener_close(&server->public);
+    listener_close(&server->proxy);
+    newcomers_clear(&server->newcomers);
+    line_close(&server->client);
+    waitlist_clear(&server->users);
+    waitlist_clear(&server->proxies);
+    relays_close(&server->relays);
+    loop_free(server->loop);
+}
+
+int main(int argc, char **argv)
+{
+    struct server server = {0};
+    int status = options_parse(&server.options, "server", argc, argv, known, "");
+
+    if (status != OPTIONS_OK)
+        return status;
+    status = open_server(&server) == 0 ? loop_run(server.loop) : 1;
+    close_server(&server);
+    return status;
+}

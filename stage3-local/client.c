@@ -1,0 +1,364 @@
+/* Stage 3, client: stage 2's, but on `start` it dials the local app and joins it, and a stop lets users finish. */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../common/dial.h"
+#include "../common/line.h"
+#include "../common/list.h"
+#include "../common/log.h"
+#include "../common/loop.h"
+#include "../common/options.h"
+#include "../common/relay.h"
+#include "../common/secret.h"
+#include "../common/sock.h"
+
+enum { TRY_AGAIN_MS = 500 };
+
+struct client {
+    struct loop *loop;
+    struct options options;
+    struct target server; /* its control port */
+    struct dial dial;     /* the attempt to reach it */
+    struct timer retry;   /* until the next attempt */
+    int backoff_ms;
+    struct line_conn control; /* the control connection */
+    bool welcomed;            /* by the server, there */
+    struct timer heartbeat;
+    int pongs; /* so far */
+    char token[TOKEN_SIZE];   /* names the session with the server */
+    struct target proxy_port; /* of the same server */
+    int owed;                 /* proxy connections that the server has asked for and that are still to be opened */
+    struct timer try_again;   /* until then, after one could not be opened */
+    struct link proxies;      /* those that are not joined yet */
+    struct link started;      /* nor those, but they have a user, who waits for the local app */
+    int proxies_count;
+    struct relays relays;     /* those that are */
+    unsigned joined;          /* so far */
+    struct target local; /* the local app */
+    bool stopping;
+    struct timer drain;
+};
+
+/* A proxy connection that is not joined yet. */
+struct proxy {
+    struct link place;
+    struct client *client;
+    struct dial dial;
+    struct line_conn conn; /* until `start` */
+    int fd;                /* from then on; else -1 */
+};
+
+static void dial_server(void *owner);
+
+static void stop_if_idle(struct client *client)
+{
+    if (client->stopping && client->proxies_count + client->relays.count == 0)
+        loop_stop(client->loop, 0);
+}
+
+static void forget_proxy(struct proxy *proxy)
+{
+    dial_stop(&proxy->dial);
+    list_remove(&proxy->place);
+    proxy->client->proxies_count--;
+    line_close(&proxy->conn);
+    if (proxy->fd >= 0)
+        close(proxy->fd);
+    stop_if_idle(proxy->client);
+    free(proxy);
+}
+
+static void forget_proxies(struct link *proxies)
+{
+    while (!list_is_empty(proxies))
+        forget_proxy((struct proxy *)proxies->next);
+}
+
+static void open_proxies(void *owner);
+
+static void owe_proxy(struct client *client)
+{
+    if (!client->welcomed)
+        return;
+    client->owed++;
+    timer_start(client->loop, &client->try_again, TRY_AGAIN_MS, open_proxies, client);
+}
+
+static void on_proxy_gone(void *owner, const char *why)
+{
+    struct proxy *proxy = owner;
+    struct client *client = proxy->client;
+
+    say_more("a proxy connection is gone: %s", why);
+    forget_proxy(proxy);
+    open_proxies(client);
+}
+
+static void on_local_dialed(void *owner, int fd)
+{
+    struct proxy *proxy = owner;
+    struct client *client = proxy->client;
+
+    if (fd < 0) {
+        complain("cannot reach the local app, %s port %d: %s", client->local.host, client->local.port, errno_text());
+        sock_reset(proxy->fd);
+    } else {
+        say("step 6: user %u joined to the local app", ++client->joined);
+        relay_join(&client->relays, proxy->fd, fd, client->joined);
+    }
+    proxy->fd = -1;
+    forget_proxy(proxy);
+}
+
+/* start; all that follows is the user's */
+static void on_start(void *owner, const char *line)
+{
+    struct proxy *proxy = owner;
+    struct client *client = proxy->client;
+
+    if (strcmp(line, "start") != 0) {
+        complain("the server said something else than `start`: is it of another stage?");
+        on_proxy_gone(proxy, "not in the protocol of this stage");
+        return;
+    }
+    say("step 5: a user is there: dialing the local app");
+    proxy->fd = line_detach(&proxy->conn);
+    list_remove(&proxy->place);
+    list_append(&client->started, &proxy->place);
+    dial_start(&proxy->dial, client->loop, &client->local, on_local_dialed, proxy);
+}
+
+/* proxy TOKEN */
+static void on_proxy_dialed(void *owner, int fd)
+{
+    struct proxy *proxy = owner;
+    struct client *client = proxy->client;
+
+    if (fd < 0 || sock_say(fd, "proxy %s", client->token) != 0) {
+        complain("cannot open a proxy connection: %s", errno_text());
+        if (fd >= 0)
+            close(fd);
+        forget_proxy(proxy);
+        owe_proxy(client);
+        return;
+    }
+    say("step 5: opened a proxy connection");
+    if (line_open(&proxy->conn, client->loop, fd, 0, on_start, on_proxy_gone, proxy) != 0) {
+        complain("lost a proxy connection: %s", errno_text());
+        close(fd);
+        forget_proxy(proxy);
+    }
+}
+
+/* Step 5: opens the proxy connections that are owed, as far as there are descriptors, two for each. */
+static void open_proxies(void *owner)
+{
+    struct client *client = owner;
+
+    while (client->owed > 0 && 2 * (client->proxies_count + client->relays.count + 1) < loop_capacity(client->loop)) {
+        struct proxy *proxy = calloc(1, sizeof *proxy);
+
+        client->owed--;
+        if (proxy == NULL) {
+            complain("cannot open a proxy connection: %s", errno_text());
+            owe_proxy(client);
+            return;
+        }
+        proxy->client = client;
+        proxy->fd = -1;
+        list_append(&client->proxies, &proxy->place);
+        client->proxies_count++;
+        dial_start(&proxy->dial, client->loop, &client->proxy_port, on_proxy_dialed, proxy);
+    }
+}
+
+/* create_proxy */
+static void on_create_proxy(struct client *client)
+{
+    say("step 4: the server asks for a proxy connection");
+    client->owed++;
+    open_proxies(client);
+}
+
+static void on_user_done(void *owner, const struct relay_report *user)
+{
+    struct client *client = owner;
+
+    say("connection %u done: %s up, %s down, %.1f s", user->number, size_text(user->up).text,
+        size_text(user->down).text, (double)user->time_ms / 1000);
+    open_proxies(client);
+    stop_if_idle(client);
+}
+
+/* Starts all over again, after a while. */
+static void on_server_gone(void *owner, const char *why)
+{
+    struct client *client = owner;
+    int pause_ms = backoff_ms(&client->backoff_ms);
+
+    complain("%s the server: %s; next try in %.1f s", client->welcomed ? "lost" : "cannot reach", why, pause_ms / 1e3);
+    client->welcomed = false;
+    line_close(&client->control);
+    timer_stop(&client->heartbeat);
+    timer_stop(&client->try_again);
+    client->owed = 0;
+    forget_proxies(&client->proxies);
+    timer_start(client->loop, &client->retry, pause_ms, dial_server, client);
+}
+
+/* ping */
+static void on_heartbeat(void *owner)
+{
+    struct client *client = owner;
+
+    line_send(&client->control, "ping");
+    timer_start(client->loop, &client->heartbeat, client->options.heartbeat_ms, on_heartbeat, client);
+}
+
+/* welcome TOKEN */
+static void on_welcome(struct client *client, const char *token)
+{
+    memcpy(client->token, token, sizeof client->token);
+    if (target_of_peer(&client->proxy_port, client->control.watch.fd, client->options.proxy_port) != 0) {
+        on_server_gone(client, errno_text());
+        return;
+    }
+    client->welcomed = true;
+    client->backoff_ms = 0;
+    say("step 2: opened the control connection to %s", sock_peer(client->control.watch.fd).text);
+    on_heartbeat(client);
+}
+
+static void on_pong(struct client *client)
+{
+    client->pongs++;
+    say_more("pong %d", client->pongs);
+}
+
+/* To come back with the same secret would be of no use. */
+static void on_denied(struct client *client)
+{
+    complain("denied: the server has another secret");
+    loop_stop(client->loop, 1);
+}
+
+/* welcome TOKEN | busy | denied, then pong and create_proxy */
+static void on_server_line(void *owner, const char *line)
+{
+    struct client *client = owner;
+
+    if (!client->welcomed && strncmp(line, "welcome ", 8) == 0 && token_is_valid(line + 8))
+        on_welcome(client, line + 8);
+    else if (!client->welcomed && strcmp(line, "busy") == 0)
+        on_server_gone(client, "it is busy with another client");
+    else if (!client->welcomed && strcmp(line, "denied") == 0)
+        on_denied(client);
+    else if (client->welcomed && strcmp(line, "pong") == 0)
+        on_pong(client);
+    else if (client->welcomed && strcmp(line, "create_proxy") == 0)
+        on_create_proxy(client);
+    else
+        on_server_gone(client, "it said something that is not in the protocol of this stage");
+}
+
+/* hello [SECRET] */
+static void on_server_dialed(void *owner, int fd)
+{
+    struct client *client = owner;
+    int silence_ms = 3 * client->options.heartbeat_ms;
+    const char *secret = client->options.secret;
+
+    if (fd < 0) {
+        on_server_gone(client, errno_text());
+    } else if (line_open(&client->control, client->loop, fd, silence_ms, on_server_line, on_server_gone, client) != 0) {
+        close(fd);
+        on_server_gone(client, errno_text());
+    } else {
+        line_send(&client->control, "hello%s%s", secret[0] != '\0' ? " " : "", secret);
+    }
+}
+
+static void dial_server(void *owner)
+{
+    struct client *client = owner;
+
+    dial_start(&client->dial, client->loop, &client->server, on_server_dialed, client);
+}
+
+static void on_drained(void *owner)
+{
+    struct client *client = owner;
+
+    say("stopping without waiting for %d users any longer", client->relays.count);
+    loop_stop(client->loop, 0);
+}
+
+/* SIGINT or SIGTERM. Without a control connection no user will be sent here; the server then closes the spares. */
+static void on_stop(void *owner)
+{
+    struct client *client = owner;
+
+    say("stopping: no new users; %d are still connected", client->relays.count);
+    client->stopping = true;
+    client->welcomed = false;
+    client->owed = 0;
+    dial_stop(&client->dial);
+    line_close(&client->control);
+    timer_stop(&client->retry);
+    timer_stop(&client->heartbeat);
+    timer_start(client->loop, &client->drain, client->options.drain_ms, on_drained, client);
+    stop_if_idle(client);
+}
+
+static const enum option_id known[] = {
+    OPT_CONTROL_PORT,
+    OPT_PROXY_PORT,
+    OPT_HEARTBEAT,
+    OPT_DRAIN,
+    OPT_SECRET_FILE,
+    OPTIONS_END,
+};
+
+static int open_client(struct client *client)
+{
+    client->loop = loop_new();
+    if (client->loop == NULL || target_lookup(&client->server) != 0)
+        return -1;
+    if (target_lookup(&client->local) != 0)
+        return -1;
+    list_init(&client->proxies);
+    list_init(&client->started);
+    relays_init(&client->relays, client->loop, on_user_done, client);
+    loop_on_stop(client->loop, on_stop, client);
+    dial_server(client);
+    return 0;
+}
+
+static void close_client(struct client *client)
+{
+    dial_stop(&client->dial);
+    line_close(&client->control);
+    forget_proxies(&client->proxies);
+    forget_proxies(&client->started);
+    relays_close(&client->relays);
+    loop_free(client->loop);
+}
+
+int main(int argc, char **argv)
+{
+    struct client client = {0};
+    int status = options_parse(&client.options, "client", argc, argv, known, "LOCAL [SERVER]");
+    const char *server = client.options.arguments[1] != NULL ? client.options.arguments[1] : "localhost";
+    const char *local = client.options.arguments[0];
+
+    if (status != OPTIONS_OK)
+        return status;
+    if (target_parse(&client.server, server, client.options.control_port) != 0)
+        return options_wrong("SERVER can't be \"%s\"", server);
+    if (target_parse(&client.local, local, 0) != 0)
+        return options_wrong("LOCAL can't be \"%s\"", local);
+    status = open_client(&client) == 0 ? loop_run(client.loop) : 1;
+    close_client(&client);
+    return status;
+}
