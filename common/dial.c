@@ -70,7 +70,8 @@ int target_lookup(struct target *target)
     snprintf(service, sizeof service, "%d", target->port);
     int error = getaddrinfo(target->host, service, &hints, &found);
     if (error != 0) {
-        complain("cannot find the host %s: %s", target->host, error == EAI_SYSTEM ? errno_text() : gai_strerror(error));
+        complain("cannot find the host %s: %s", target->host,
+                 error == EAI_SYSTEM ? errno_text() : gai_strerror(error));
         return -1;
     }
     target->count = target->first = 0;
@@ -87,7 +88,8 @@ int target_of_peer(struct target *target, int fd, int port)
 
     *target = (struct target){.port = port};
     if (getpeername(fd, (struct sockaddr *)&peer, &size) != 0 ||
-        getnameinfo((struct sockaddr *)&peer, size, target->host, sizeof target->host, NULL, 0, NI_NUMERICHOST) != 0)
+        getnameinfo((struct sockaddr *)&peer, size, target->host, sizeof target->host, NULL, 0,
+                    NI_NUMERICHOST) != 0)
         return -1;
     return target_lookup(target);
 }
@@ -106,7 +108,8 @@ static void on_timeout(void *owner);
 
 static int connect_to(struct dial *dial, const struct sockaddr_storage *address)
 {
-    socklen_t size = address->ss_family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
+    socklen_t size =
+        address->ss_family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
     int fd = socket(address->ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
     dial->watch.fd = fd;
@@ -160,7 +163,8 @@ static bool is_connected_to_itself(int fd)
     socklen_t here_size = sizeof here, there_size = sizeof there;
 
     return getsockname(fd, (struct sockaddr *)&here, &here_size) == 0 &&
-           getpeername(fd, (struct sockaddr *)&there, &there_size) == 0 && memcmp(&here, &there, sizeof here) == 0;
+           getpeername(fd, (struct sockaddr *)&there, &there_size) == 0 &&
+           memcmp(&here, &there, sizeof here) == 0;
 }
 
 static void on_timeout(void *owner)
@@ -188,10 +192,11 @@ static void on_connected(void *owner, unsigned ready)
     dial->on_dialed(dial->owner, fd);
 }
 
-void dial_start(struct dial *dial, struct loop *loop, struct target *target, void (*on_dialed)(void *owner, int fd),
-                void *owner)
+void dial_start(struct dial *dial, struct loop *loop, struct target *target,
+                void (*on_dialed)(void *owner, int fd), void *owner)
 {
-    *dial = (struct dial){.loop = loop, .target = target, .on_dialed = on_dialed, .owner = owner, .watch.fd = -1};
+    *dial =
+        (struct dial){.loop = loop, .target = target, .on_dialed = on_dialed, .owner = owner, .watch.fd = -1};
     timer_start(loop, &dial->timer, 0, try_next, dial);
 }
 

@@ -48,8 +48,8 @@ struct dial {
 /* Connects to target, which must live on meanwhile, and then calls on_dialed once, never before dial_start returns:
  * with a descriptor, which is the callee's, or with -1 and errno. If no address answers, the next dial looks the
  * name up again. */
-void dial_start(struct dial *dial, struct loop *loop, struct target *target, void (*on_dialed)(void *owner, int fd),
-                void *owner);
+void dial_start(struct dial *dial, struct loop *loop, struct target *target,
+                void (*on_dialed)(void *owner, int fd), void *owner);
 /* Gives up; on_dialed will not be called. Does nothing if none is under way; all zeros is one that never was. */
 void dial_stop(struct dial *dial);
 

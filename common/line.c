@@ -94,7 +94,8 @@ static void on_ready(void *owner, unsigned ready)
 }
 
 int line_open(struct line_conn *conn, struct loop *loop, int fd, int silence_ms,
-              void (*on_line)(void *owner, const char *line), void (*on_gone)(void *owner, const char *why), void *owner)
+              void (*on_line)(void *owner, const char *line), void (*on_gone)(void *owner, const char *why),
+              void *owner)
 {
     *conn = (struct line_conn){
         .loop = loop, .silence_ms = silence_ms, .on_line = on_line, .on_gone = on_gone, .owner = owner};

@@ -33,7 +33,8 @@ struct line_conn {
  * (a line too long, or not text), or completes no line for silence_ms (0: may be silent for ever). Both may close or
  * detach conn; after on_gone you must. Returns 0, or -1 with errno if the system refuses; fd is then still yours. */
 int line_open(struct line_conn *conn, struct loop *loop, int fd, int silence_ms,
-              void (*on_line)(void *owner, const char *line), void (*on_gone)(void *owner, const char *why), void *owner);
+              void (*on_line)(void *owner, const char *line), void (*on_gone)(void *owner, const char *why),
+              void *owner);
 
 /* Sends one line; the format has no '\n'. Never waits and never calls back. Returns 0, or -1 if the peer reads so slowly that
  * there is no room for it now: it is then not sent at all. */

@@ -39,8 +39,8 @@ static void print_line(unsigned held_back, const char *format, va_list arguments
 
     clock_gettime(CLOCK_REALTIME, &now);
     localtime_r(&now.tv_sec, &day);
-    length = (size_t)snprintf(line, sizeof line, "%02d:%02d:%02d.%03d %s: ", day.tm_hour, day.tm_min, day.tm_sec,
-                              (int)(now.tv_nsec / 1000000), log_name);
+    length = (size_t)snprintf(line, sizeof line, "%02d:%02d:%02d.%03d %s: ", day.tm_hour, day.tm_min,
+                              day.tm_sec, (int)(now.tv_nsec / 1000000), log_name);
     vsnprintf(line + length, sizeof line - length - 48, format, arguments);
     length = strlen(line);
     if (held_back > 0)

@@ -57,7 +57,8 @@ static uint64_t clock_ms(void)
 
 static uint32_t epoll_events(unsigned interest)
 {
-    return ((interest & WATCH_READ) ? (uint32_t)EPOLLIN : 0) | ((interest & WATCH_WRITE) ? (uint32_t)EPOLLOUT : 0);
+    return ((interest & WATCH_READ) ? (uint32_t)EPOLLIN : 0) |
+           ((interest & WATCH_WRITE) ? (uint32_t)EPOLLOUT : 0);
 }
 
 static unsigned watch_bits(uint32_t events)
@@ -209,7 +210,9 @@ static int watch_signals(struct loop *loop)
     sigprocmask(SIG_BLOCK, &stop, NULL);
     signal(SIGPIPE, SIG_IGN);
     loop->signals.fd = signalfd(-1, &stop, SFD_NONBLOCK | SFD_CLOEXEC);
-    return loop->signals.fd < 0 ? -1 : watch_start(loop, &loop->signals, loop->signals.fd, WATCH_READ, on_signal, loop);
+    return loop->signals.fd < 0
+               ? -1
+               : watch_start(loop, &loop->signals, loop->signals.fd, WATCH_READ, on_signal, loop);
 }
 
 static int raise_descriptor_limit(void)

@@ -63,8 +63,8 @@ void newcomers_add(struct newcomers *newcomers, int fd, const char *port_name,
 {
     struct newcomer *newcomer = calloc(1, sizeof *newcomer);
 
-    if (newcomer == NULL ||
-        line_open(&newcomer->conn, newcomers->loop, fd, FIRST_LINE_MS, on_first_line, on_newcomer_gone, newcomer) != 0) {
+    if (newcomer == NULL || line_open(&newcomer->conn, newcomers->loop, fd, FIRST_LINE_MS, on_first_line,
+                                      on_newcomer_gone, newcomer) != 0) {
         complain("cannot hold a connection to %s: %s", port_name, errno_text());
         free(newcomer);
         close(fd);

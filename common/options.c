@@ -11,10 +11,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OK = OPTIONS_OK, DONE = 0, FAILED = 1, WRONG_USAGE = 2, VERBOSE = 100, QUIET, HELP, VERSION, OPTIONS_MAX };
+/* Options that every program has. */
+enum { OPT_VERBOSE = 1 << 16, OPT_QUIET = 1 << 17, OPT_HELP = 1 << 18, OPT_VERSION = 1 << 19 };
+
+enum { DONE = 0, FAILED = 1, WRONG_USAGE = 2 };
 
 static const struct spec {
-    int option;
+    unsigned option;
     char letter; /* 0: none */
     const char *name;
     const char *argument; /* NULL: none */
@@ -31,21 +34,13 @@ static const struct spec {
     {OPT_DRAIN, 0, "drain", "SECONDS", "how long a stop lets open connections finish (10)"},
     {OPT_SECRET_FILE, 0, "secret-file", "FILE", "holds the secret that both ends share ($TUNNEL_SECRET)"},
     {OPT_COUNT, 'n', "count", "N", "exit after N pongs"},
-    {VERBOSE, 'v', "verbose", NULL, "log more"},
-    {QUIET, 'q', "quiet", NULL, "log only what goes wrong"},
-    {HELP, 'h', "help", NULL, "show this help"},
-    {VERSION, 'V', "version", NULL, "show the version"},
+    {OPT_VERBOSE, 'v', "verbose", NULL, "log more"},
+    {OPT_QUIET, 'q', "quiet", NULL, "log only what goes wrong"},
+    {OPT_HELP, 'h', "help", NULL, "show this help"},
+    {OPT_VERSION, 'V', "version", NULL, "show the version"},
 };
 
 enum { SPECS = sizeof specs / sizeof specs[0] };
-
-static bool is_known(const enum option_id *known, int option)
-{
-    for (; *known != OPTIONS_END; known++)
-        if ((int)*known == option)
-            return true;
-    return option >= VERBOSE;
-}
 
 int options_wrong(const char *format, ...)
 {
@@ -59,16 +54,17 @@ int options_wrong(const char *format, ...)
     return WRONG_USAGE;
 }
 
-static int show_help(const char *name, const enum option_id *known, const char *arguments)
+static int show_help(const char *name, unsigned known, const char *arguments)
 {
     printf("usage: %s [options]%s%s\n", name, arguments[0] != '\0' ? " " : "", arguments);
     for (int i = 0; i < SPECS; i++) {
         const struct spec *spec = &specs[i];
         char left[40];
 
-        if (!is_known(known, spec->option))
+        if (!(known & spec->option))
             continue;
-        snprintf(left, sizeof left, "--%s%s%s", spec->name, spec->argument ? " " : "", spec->argument ? spec->argument : "");
+        snprintf(left, sizeof left, "--%s%s%s", spec->name, spec->argument ? " " : "",
+                 spec->argument ? spec->argument : "");
         if (spec->letter != 0)
             printf("  -%c, %-24s %s\n", spec->letter, left, spec->help);
         else
@@ -94,7 +90,8 @@ static bool parse_seconds(const char *text, int least_ms, int *ms)
     char *end;
     double value = strtod(text, &end) * 1000;
 
-    if (!((text[0] >= '0' && text[0] <= '9') || text[0] == '.') || *end != '\0' || !(value >= least_ms && value <= 86400e3))
+    if (!((text[0] >= '0' && text[0] <= '9') || text[0] == '.') || *end != '\0' ||
+        !(value >= least_ms && value <= 86400e3))
         return false;
     *ms = (int)(value + 0.5);
     return true;
@@ -114,7 +111,7 @@ static int take_secret(struct options *options, const char *secret, const char *
     else {
         memcpy(options->secret, secret, length);
         options->secret[length] = '\0';
-        return OK;
+        return OPTIONS_OK;
     }
     return FAILED;
 }
@@ -140,7 +137,7 @@ static int read_secret_file(struct options *options, const char *path)
     return status;
 }
 
-/* Sets one option. Returns OK, or the status to exit with. */
+/* Sets one option. Returns OPTIONS_OK, or the status to exit with. */
 static int set(struct options *options, const struct spec *spec, const char *value)
 {
     bool valid = true;
@@ -157,23 +154,24 @@ static int set(struct options *options, const struct spec *spec, const char *val
     case OPT_DRAIN: valid = parse_seconds(value, 0, &options->drain_ms); break;
     case OPT_SECRET_FILE: return read_secret_file(options, value);
     case OPT_COUNT: valid = parse_number(value, 1000000000, &options->count) && options->count > 0; break;
-    case VERBOSE: options->log_level = LOG_VERBOSE; break;
-    case QUIET: options->log_level = LOG_QUIET; break;
+    case OPT_VERBOSE: options->log_level = LOG_VERBOSE; break;
+    case OPT_QUIET: options->log_level = LOG_QUIET; break;
     default: break;
     }
-    return valid ? OK : options_wrong("--%s can't be \"%s\"", spec->name, value);
+    return valid ? OPTIONS_OK : options_wrong("--%s can't be \"%s\"", spec->name, value);
 }
 
 /* Makes the descriptions that getopt_long wants: of the known options only. A long option's value is its place in specs. */
-static void describe(const enum option_id *known, char *letters, struct option *longs)
+static void describe(unsigned known, char *letters, struct option *longs)
 {
     *letters++ = ':'; /* have it tell a missing argument from an unknown option */
     for (int i = 0; i < SPECS; i++) {
         const struct spec *spec = &specs[i];
 
-        if (!is_known(known, spec->option))
+        if (!(known & spec->option))
             continue;
-        *longs++ = (struct option){spec->name, spec->argument ? required_argument : no_argument, NULL, 256 + i};
+        *longs++ =
+            (struct option){spec->name, spec->argument ? required_argument : no_argument, NULL, 256 + i};
         if (spec->letter != 0)
             *letters++ = spec->letter;
         if (spec->letter != 0 && spec->argument != NULL)
@@ -207,25 +205,32 @@ static int take_arguments(struct options *options, int argc, char **argv, const 
         return options_wrong("%.*s is missing", (int)strcspn(usage, " "), usage);
     for (int i = 0; i < argc; i++)
         options->arguments[i] = argv[i];
-    return OK;
+    return OPTIONS_OK;
 }
 
-int options_parse(struct options *options, const char *name, int argc, char **argv, const enum option_id *known,
+int options_parse(struct options *options, const char *name, int argc, char **argv, unsigned known,
                   const char *arguments)
 {
     struct option longs[SPECS + 1];
     char letters[2 * SPECS + 2];
     const char *secret = getenv("TUNNEL_SECRET");
-    int value, status = OK;
+    int value, status = OPTIONS_OK;
 
-    *options = (struct options){.listen_port = options->listen_port, .control_port = 60623, .public_port = 60624,
-                                .proxy_port = 60625, .heartbeat_ms = 5000, .wait_ms = 10000, .spares = 8,
-                                .drain_ms = 10000, .log_level = LOG_NORMAL};
+    *options = (struct options){.listen_port = options->listen_port,
+                                .control_port = 60623,
+                                .public_port = 60624,
+                                .proxy_port = 60625,
+                                .heartbeat_ms = 5000,
+                                .wait_ms = 10000,
+                                .spares = 8,
+                                .drain_ms = 10000,
+                                .log_level = LOG_NORMAL};
     log_open(name, LOG_NORMAL);
+    known |= OPT_VERBOSE | OPT_QUIET | OPT_HELP | OPT_VERSION;
     describe(known, letters, longs);
     opterr = 0;
     optind = 0; /* glibc and musl: start afresh */
-    while (status == OK && (value = getopt_long(argc, argv, letters, longs, NULL)) != -1) {
+    while (status == OPTIONS_OK && (value = getopt_long(argc, argv, letters, longs, NULL)) != -1) {
         const struct spec *spec = find_spec(value);
 
         if (value == ':')
@@ -233,15 +238,15 @@ int options_parse(struct options *options, const char *name, int argc, char **ar
         if (spec == NULL)
             return optopt > 0 && optopt < 256 ? options_wrong("unknown option -%c", optopt)
                                               : options_wrong("unknown option %s", argv[optind - 1]);
-        if (spec->option == HELP)
+        if (spec->option == OPT_HELP)
             return show_help(name, known, arguments);
-        if (spec->option == VERSION)
+        if (spec->option == OPT_VERSION)
             return printf("%s of ngrok-- 1.0\n", name) > 0 ? DONE : FAILED;
         status = set(options, spec, optarg);
     }
-    if (status == OK)
+    if (status == OPTIONS_OK)
         status = take_arguments(options, argc - optind, argv + optind, arguments);
-    if (status == OK && is_known(known, OPT_SECRET_FILE) && options->secret[0] == '\0' && secret != NULL)
+    if (status == OPTIONS_OK && (known & OPT_SECRET_FILE) && options->secret[0] == '\0' && secret != NULL)
         status = take_secret(options, secret, "TUNNEL_SECRET");
     log_open(name, options->log_level);
     return status;

@@ -11,19 +11,18 @@
 
 #include "log.h"
 
-enum option_id {
-    OPTIONS_END, /* ends a list of options */
-    OPT_LISTEN_PORT,
-    OPT_CONTROL_PORT,
-    OPT_PUBLIC_PORT,
-    OPT_PROXY_PORT,
-    OPT_BIND,
-    OPT_HEARTBEAT,
-    OPT_WAIT,
-    OPT_SPARES,
-    OPT_DRAIN,
-    OPT_SECRET_FILE,
-    OPT_COUNT,
+enum {
+    OPT_LISTEN_PORT = 1 << 0,
+    OPT_CONTROL_PORT = 1 << 1,
+    OPT_PUBLIC_PORT = 1 << 2,
+    OPT_PROXY_PORT = 1 << 3,
+    OPT_BIND = 1 << 4,
+    OPT_HEARTBEAT = 1 << 5,
+    OPT_WAIT = 1 << 6,
+    OPT_SPARES = 1 << 7,
+    OPT_DRAIN = 1 << 8,
+    OPT_SECRET_FILE = 1 << 9,
+    OPT_COUNT = 1 << 10,
 };
 
 struct options {
@@ -38,17 +37,17 @@ struct options {
     int drain_ms;
     int count; /* 0: no limit */
     enum log_level log_level;
-    char secret[101]; /* "": none */
+    char secret[101];         /* "": none */
     const char *arguments[2]; /* what is not an option; NULL where left out */
 };
 
 enum { OPTIONS_OK = -1 };
 
 /* Fills in *options from the command line, defaults first, and opens the log under the program's name, "server" or "client".
- * known ends with OPTIONS_END. arguments shows what else is expected: "LOCAL [SERVER]". Returns OPTIONS_OK, or the status to
+ * known are the OPT_ bits of the options that there are. arguments shows what else is expected: "LOCAL [SERVER]". Returns OPTIONS_OK, or the status to
  * exit with: everything is said by then (--help, --version: 0; a file that can't be read: 1; wrong usage: 2). The strings
  * belong to argv. */
-int options_parse(struct options *options, const char *name, int argc, char **argv, const enum option_id *known,
+int options_parse(struct options *options, const char *name, int argc, char **argv, unsigned known,
                   const char *arguments);
 
 /* Says in one line that the command line is wrong. Returns the status to exit with. */

@@ -30,11 +30,12 @@
 #include "sock.h"
 
 enum {
-    PIPE_BYTES = 1 << 20,    /* what a turn moves at most; also the most that pipe(7) grants without privileges */
-    POOLED_MAX = 16,         /* empty pipes that are kept */
-    COPY_BYTES = 16 << 10,   /* what a turn moves without a pipe */
-    LOOK_AFTER_MS = 10,      /* between two looks at relays that are leaving */
-    LOOKS = 6000,            /* after so many of these one that is leaving is closed in any case */
+    PIPE_BYTES =
+        1 << 20,     /* what a turn moves at most; also the most that pipe(7) grants without privileges */
+    POOLED_MAX = 16, /* empty pipes that are kept */
+    COPY_BYTES = 16 << 10, /* what a turn moves without a pipe */
+    LOOK_AFTER_MS = 10,    /* between two looks at relays that are leaving */
+    LOOKS = 6000,          /* after so many of these one that is leaving is closed in any case */
 };
 
 struct pipe {
@@ -53,13 +54,13 @@ struct relay {
     struct link place;
     struct relays *relays;
     struct watch ends[2];
-    struct pump pumps[2];  /* pump i's source is end i */
+    struct pump pumps[2]; /* pump i's source is end i */
     uint64_t joined_ms;
     unsigned number;
-    bool echo;             /* end 0 is also the sink of pump 0; there is no end 1 */
-    bool broken[2];        /* ends */
+    bool echo;      /* end 0 is also the sink of pump 0; there is no end 1 */
+    bool broken[2]; /* ends */
     bool leaving;
-    uint16_t looks;        /* since it is leaving */
+    uint16_t looks; /* since it is leaving */
 };
 
 /* The pump's sink. Also: the pump that feeds this end. */
@@ -321,7 +322,8 @@ static int watch_end(struct relay *relay, int end)
 
     if (!reading && !writing && !watch->active)
         return 0;
-    return watch_change(relay->relays->loop, watch, (reading ? WATCH_READ : 0u) | (writing ? WATCH_WRITE : 0u));
+    return watch_change(relay->relays->loop, watch,
+                        (reading ? WATCH_READ : 0u) | (writing ? WATCH_WRITE : 0u));
 }
 
 /* After something has happened: goes on waiting, or comes to an end. */
@@ -372,8 +374,10 @@ static int start(struct relays *relays, int left, int right, unsigned number)
 {
     struct relay *relay = calloc(1, sizeof *relay);
 
-    if (relay == NULL || watch_start(relays->loop, &relay->ends[0], left, WATCH_READ, on_left_ready, relay) != 0 ||
-        (right >= 0 && watch_start(relays->loop, &relay->ends[1], right, WATCH_READ, on_right_ready, relay) != 0)) {
+    if (relay == NULL ||
+        watch_start(relays->loop, &relay->ends[0], left, WATCH_READ, on_left_ready, relay) != 0 ||
+        (right >= 0 &&
+         watch_start(relays->loop, &relay->ends[1], right, WATCH_READ, on_right_ready, relay) != 0)) {
         complain("cannot join two connections: %s", errno_text());
         if (relay != NULL)
             watch_stop(relays->loop, &relay->ends[0]);
@@ -416,7 +420,8 @@ void relays_init(struct relays *relays, struct loop *loop,
                  void (*on_done)(void *owner, const struct relay_report *report), void *owner)
 {
     *relays = (struct relays){.loop = loop, .on_done = on_done, .owner = owner};
-    relays->most_pipes = loop_capacity(loop) / 6; /* two descriptors each: the quarter of all that is set aside */
+    relays->most_pipes =
+        loop_capacity(loop) / 6; /* two descriptors each: the quarter of all that is set aside */
     list_init(&relays->joined);
     list_init(&relays->leaving);
 }

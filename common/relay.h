@@ -30,11 +30,11 @@ struct pipe;
 /* All pairs of a program. */
 struct relays {
     struct loop *loop;
-    int count;             /* pairs now; in number, for your decisions */
-    struct link joined;    /* those at work */
-    struct link leaving;   /* those that are broken and still deliver what came before */
-    struct timer timer;    /* looks after these */
-    struct pipe *pipes;    /* pool: empty pipes that wait for the next bytes */
+    int count;           /* pairs now; in number, for your decisions */
+    struct link joined;  /* those at work */
+    struct link leaving; /* those that are broken and still deliver what came before */
+    struct timer timer;  /* looks after these */
+    struct pipe *pipes;  /* pool: empty pipes that wait for the next bytes */
     int pooled_pipes;
     int open_pipes; /* those and the borrowed ones */
     int most_pipes;

@@ -230,7 +230,8 @@ static int listening_socket_on(const char *address, int port)
 {
     struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
     struct addrinfo *found;
-    struct sockaddr_in6 any6 = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_ANY_INIT, .sin6_port = htons((uint16_t)port)};
+    struct sockaddr_in6 any6 = {
+        .sin6_family = AF_INET6, .sin6_addr = IN6ADDR_ANY_INIT, .sin6_port = htons((uint16_t)port)};
     struct sockaddr_in any4 = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     struct addrinfo v4 = {.ai_family = AF_INET, .ai_addr = (void *)&any4, .ai_addrlen = sizeof any4};
     struct addrinfo v6 = {.ai_family = AF_INET6, .ai_addr = (void *)&any6, .ai_addrlen = sizeof any6};
@@ -265,14 +266,15 @@ static int real_port(int fd)
                                                : ((struct sockaddr_in *)&address)->sin_port);
 }
 
-int listener_open(struct listener *listener, struct loop *loop, const char *address, int port, const char *whom,
-                  void (*on_accept)(void *owner, int fd), void *owner)
+int listener_open(struct listener *listener, struct loop *loop, const char *address, int port,
+                  const char *whom, void (*on_accept)(void *owner, int fd), void *owner)
 {
     *listener = (struct listener){.loop = loop, .on_accept = on_accept, .owner = owner};
     int fd = listening_socket_on(address, port);
 
     if (fd < 0) {
-        complain("cannot listen on port %d%s%s: %s", port, address ? " of " : "", address ? address : "", errno_text());
+        complain("cannot listen on port %d%s%s: %s", port, address ? " of " : "", address ? address : "",
+                 errno_text());
         return -1;
     }
     if (watch_start(loop, &listener->watch, fd, WATCH_READ, on_connection, listener) != 0) {

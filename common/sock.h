@@ -25,8 +25,8 @@ struct listener {
 
 /* Listens on port (0: any free one) of address, or of all addresses, IPv6 and IPv4, if that is NULL. Logs "listening
  * for WHOM on port N" or why it can't; returns 0 or -1. All zeros is a closed listener, which may be closed again. */
-int listener_open(struct listener *listener, struct loop *loop, const char *address, int port, const char *whom,
-                  void (*on_accept)(void *owner, int fd), void *owner);
+int listener_open(struct listener *listener, struct loop *loop, const char *address, int port,
+                  const char *whom, void (*on_accept)(void *owner, int fd), void *owner);
 /* Hands on the connections that are complete already, then closes: nobody who got in is turned away. */
 void listener_close(struct listener *listener);
 

@@ -31,7 +31,8 @@ static void time_first(struct waitlist *list)
     if (list->count == 0 || list->patience_ms == 0)
         return;
     uint64_t until_ms = first(list)->until_ms;
-    timer_start(list->loop, &list->timer, until_ms > now_ms ? (int)(until_ms - now_ms) : 0, on_patience_lost, list);
+    timer_start(list->loop, &list->timer, until_ms > now_ms ? (int)(until_ms - now_ms) : 0, on_patience_lost,
+                list);
 }
 
 /* Returns the waiter's descriptor. */

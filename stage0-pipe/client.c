@@ -75,12 +75,6 @@ static void on_done(void *owner, const struct relay_report *report)
         size_text(report->down).text, (double)report->time_ms / 1000);
 }
 
-static const enum option_id known[] = {
-    OPT_LISTEN_PORT,
-    OPT_BIND,
-    OPTIONS_END,
-};
-
 static int open_client(struct client *client)
 {
     struct options *options = &client->options;
@@ -110,8 +104,10 @@ static void close_client(struct client *client)
 int main(int argc, char **argv)
 {
     struct client client = {.options.listen_port = 54286};
+    unsigned known = OPT_LISTEN_PORT | OPT_BIND;
     int status = options_parse(&client.options, "client", argc, argv, known, "[TARGET]");
-    const char *target = client.options.arguments[0] != NULL ? client.options.arguments[0] : "localhost:54287";
+    const char *target =
+        client.options.arguments[0] != NULL ? client.options.arguments[0] : "localhost:54287";
 
     if (status != OPTIONS_OK)
         return status;

@@ -28,12 +28,6 @@ static void on_done(void *owner, const struct relay_report *report)
         (double)report->time_ms / 1000);
 }
 
-static const enum option_id known[] = {
-    OPT_LISTEN_PORT,
-    OPT_BIND,
-    OPTIONS_END,
-};
-
 static int open_server(struct server *server)
 {
     struct options *options = &server->options;
@@ -56,6 +50,7 @@ static void close_server(struct server *server)
 int main(int argc, char **argv)
 {
     struct server server = {.options.listen_port = 54287};
+    unsigned known = OPT_LISTEN_PORT | OPT_BIND;
     int status = options_parse(&server.options, "server", argc, argv, known, "");
 
     if (status != OPTIONS_OK)

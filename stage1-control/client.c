@@ -30,7 +30,8 @@ static void on_server_gone(void *owner, const char *why)
     struct client *client = owner;
     int pause_ms = backoff_ms(&client->backoff_ms);
 
-    complain("%s the server: %s; next try in %.1f s", client->welcomed ? "lost" : "cannot reach", why, pause_ms / 1e3);
+    complain("%s the server: %s; next try in %.1f s", client->welcomed ? "lost" : "cannot reach", why,
+             pause_ms / 1e3);
     client->welcomed = false;
     line_close(&client->control);
     timer_stop(&client->heartbeat);
@@ -85,7 +86,8 @@ static void on_server_dialed(void *owner, int fd)
 
     if (fd < 0) {
         on_server_gone(client, errno_text());
-    } else if (line_open(&client->control, client->loop, fd, silence_ms, on_server_line, on_server_gone, client) != 0) {
+    } else if (line_open(&client->control, client->loop, fd, silence_ms, on_server_line, on_server_gone,
+                         client) != 0) {
         close(fd);
         on_server_gone(client, errno_text());
     } else {
@@ -99,13 +101,6 @@ static void dial_server(void *owner)
 
     dial_start(&client->dial, client->loop, &client->server, on_server_dialed, client);
 }
-
-static const enum option_id known[] = {
-    OPT_CONTROL_PORT,
-    OPT_HEARTBEAT,
-    OPT_COUNT,
-    OPTIONS_END,
-};
 
 static int open_client(struct client *client)
 {
@@ -126,6 +121,8 @@ static void close_client(struct client *client)
 int main(int argc, char **argv)
 {
     struct client client = {0};
+    unsigned known = OPT_CONTROL_PORT | OPT_HEARTBEAT;
+    known |= OPT_COUNT;
     int status = options_parse(&client.options, "client", argc, argv, known, "[SERVER]");
     const char *server = client.options.arguments[0] != NULL ? client.options.arguments[0] : "localhost";
 

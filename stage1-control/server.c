@@ -42,9 +42,10 @@ static void on_client_line(void *owner, const char *line)
 /* welcome */
 static void welcome(struct server *server, int fd)
 {
+    struct loop *loop = server->loop;
     int silence_ms = 3 * server->options.heartbeat_ms;
 
-    if (line_open(&server->client, server->loop, fd, silence_ms, on_client_line, on_client_gone, server) != 0) {
+    if (line_open(&server->client, loop, fd, silence_ms, on_client_line, on_client_gone, server) != 0) {
         complain("cannot talk to the client: %s", errno_text());
         close(fd);
         return;
@@ -82,13 +83,6 @@ static void on_control(void *owner, int fd)
     newcomers_add(&server->newcomers, fd, "the control port", on_hello, server);
 }
 
-static const enum option_id known[] = {
-    OPT_CONTROL_PORT,
-    OPT_BIND,
-    OPT_HEARTBEAT,
-    OPTIONS_END,
-};
-
 static int open_server(struct server *server)
 {
     struct options *options = &server->options;
@@ -98,7 +92,8 @@ static int open_server(struct server *server)
     if (server->loop == NULL)
         return -1;
     newcomers_init(&server->newcomers, server->loop);
-    if (listener_open(&server->control, server->loop, bind, options->control_port, "the client", on_control, server) != 0)
+    if (listener_open(&server->control, server->loop, bind, options->control_port, "the client", on_control,
+                      server) != 0)
         return -1;
     say("step 1: waiting for the client");
     return 0;
@@ -115,6 +110,7 @@ static void close_server(struct server *server)
 int main(int argc, char **argv)
 {
     struct server server = {0};
+    unsigned known = OPT_CONTROL_PORT | OPT_BIND | OPT_HEARTBEAT;
     int status = options_parse(&server.options, "server", argc, argv, known, "");
 
     if (status != OPTIONS_OK)

@@ -26,14 +26,15 @@ struct client {
     bool welcomed;            /* by the server, there */
     struct timer heartbeat;
     int pongs; /* so far */
+
     char token[TOKEN_SIZE];   /* names the session with the server */
     struct target proxy_port; /* of the same server */
-    int owed;                 /* proxy connections that the server has asked for and that are still to be opened */
-    struct timer try_again;   /* until then, after one could not be opened */
-    struct link proxies;      /* those that are not joined yet */
+    int owed; /* proxy connections that the server has asked for and that are still to be opened */
+    struct timer try_again; /* until then, after one could not be opened */
+    struct link proxies;    /* those that are not joined yet */
     int proxies_count;
-    struct relays relays;     /* those that are */
-    unsigned joined;          /* so far */
+    struct relays relays; /* those that are */
+    unsigned joined;      /* so far */
 };
 
 /* A proxy connection that is not joined yet. */
@@ -93,7 +94,8 @@ static void open_proxies(void *owner)
 {
     struct client *client = owner;
 
-    while (client->owed > 0 && 2 * (client->proxies_count + client->relays.count + 1) < loop_capacity(client->loop)) {
+    while (client->owed > 0 &&
+           2 * (client->proxies_count + client->relays.count + 1) < loop_capacity(client->loop)) {
         struct proxy *proxy = calloc(1, sizeof *proxy);
 
         client->owed--;
@@ -132,7 +134,8 @@ static void on_server_gone(void *owner, const char *why)
     struct client *client = owner;
     int pause_ms = backoff_ms(&client->backoff_ms);
 
-    complain("%s the server: %s; next try in %.1f s", client->welcomed ? "lost" : "cannot reach", why, pause_ms / 1e3);
+    complain("%s the server: %s; next try in %.1f s", client->welcomed ? "lost" : "cannot reach", why,
+             pause_ms / 1e3);
     client->welcomed = false;
     line_close(&client->control);
     timer_stop(&client->heartbeat);
@@ -196,7 +199,8 @@ static void on_server_dialed(void *owner, int fd)
 
     if (fd < 0) {
         on_server_gone(client, errno_text());
-    } else if (line_open(&client->control, client->loop, fd, silence_ms, on_server_line, on_server_gone, client) != 0) {
+    } else if (line_open(&client->control, client->loop, fd, silence_ms, on_server_line, on_server_gone,
+                         client) != 0) {
         close(fd);
         on_server_gone(client, errno_text());
     } else {
@@ -210,13 +214,6 @@ static void dial_server(void *owner)
 
     dial_start(&client->dial, client->loop, &client->server, on_server_dialed, client);
 }
-
-static const enum option_id known[] = {
-    OPT_CONTROL_PORT,
-    OPT_PROXY_PORT,
-    OPT_HEARTBEAT,
-    OPTIONS_END,
-};
 
 static int open_client(struct client *client)
 {
@@ -241,6 +238,8 @@ static void close_client(struct client *client)
 int main(int argc, char **argv)
 {
     struct client client = {0};
+    unsigned known = OPT_CONTROL_PORT | OPT_HEARTBEAT;
+    known |= OPT_PROXY_PORT;
     int status = options_parse(&client.options, "client", argc, argv, known, "[SERVER]");
     const char *server = client.options.arguments[0] != NULL ? client.options.arguments[0] : "localhost";
 

@@ -21,6 +21,7 @@ struct server {
     struct newcomers newcomers; /* who have not said yet who they are */
     struct line_conn client;    /* the control connection; open while has_client */
     bool has_client;
+
     char token[TOKEN_SIZE];  /* names the session with this client */
     struct waitlist users;   /* waiting for a proxy connection */
     struct waitlist proxies; /* waiting for a user */
@@ -95,8 +96,8 @@ static void on_user_left(void *owner, unsigned number, const char *why)
 static void on_user_done(void *owner, const struct relay_report *user)
 {
     (void)owner;
-    say("user %u done: %s up, %s down, %.1f s", user->number, size_text(user->up).text, size_text(user->down).text,
-        (double)user->time_ms / 1000);
+    say("user %u done: %s up, %s down, %.1f s", user->number, size_text(user->up).text,
+        size_text(user->down).text, (double)user->time_ms / 1000);
 }
 
 static void on_proxy_left(void *owner, unsigned number, const char *why)
@@ -140,10 +141,11 @@ static void on_client_line(void *owner, const char *line)
 /* welcome TOKEN */
 static void welcome(struct server *server, int fd)
 {
+    struct loop *loop = server->loop;
     int silence_ms = 3 * server->options.heartbeat_ms;
 
     if (token_make(server->token) != 0 ||
-        line_open(&server->client, server->loop, fd, silence_ms, on_client_line, on_client_gone, server) != 0) {
+        line_open(&server->client, loop, fd, silence_ms, on_client_line, on_client_gone, server) != 0) {
         complain("cannot talk to the client: %s", errno_text());
         close(fd);
         return;
@@ -207,16 +209,6 @@ static void on_proxy(void *owner, int fd)
     newcomers_add(&server->newcomers, fd, "the proxy port", on_proxy_line, server);
 }
 
-static const enum option_id known[] = {
-    OPT_CONTROL_PORT,
-    OPT_PUBLIC_PORT,
-    OPT_PROXY_PORT,
-    OPT_BIND,
-    OPT_HEARTBEAT,
-    OPT_WAIT,
-    OPTIONS_END,
-};
-
 static int open_server(struct server *server)
 {
     struct options *options = &server->options;
@@ -229,11 +221,14 @@ static int open_server(struct server *server)
     waitlist_init(&server->users, server->loop, options->wait_ms, false, on_user_left, server);
     waitlist_init(&server->proxies, server->loop, 0, true, on_proxy_left, server);
     relays_init(&server->relays, server->loop, on_user_done, server);
-    if (listener_open(&server->control, server->loop, bind, options->control_port, "the client", on_control, server) != 0)
+    if (listener_open(&server->control, server->loop, bind, options->control_port, "the client", on_control,
+                      server) != 0)
         return -1;
-    if (listener_open(&server->public, server->loop, bind, options->public_port, "users", on_user, server) != 0)
+    if (listener_open(&server->public, server->loop, bind, options->public_port, "users", on_user, server) !=
+        0)
         return -1;
-    if (listener_open(&server->proxy, server->loop, bind, options->proxy_port, "proxy connections", on_proxy, server) != 0)
+    if (listener_open(&server->proxy, server->loop, bind, options->proxy_port, "proxy connections", on_proxy,
+                      server) != 0)
         return -1;
     server->public.may_accept = has_room_for_user;
     say("step 1: waiting for the client");
@@ -256,6 +251,8 @@ static void close_server(struct server *server)
 int main(int argc, char **argv)
 {
     struct server server = {0};
+    unsigned known = OPT_CONTROL_PORT | OPT_BIND | OPT_HEARTBEAT;
+    known |= OPT_PUBLIC_PORT | OPT_PROXY_PORT | OPT_WAIT;
     int status = options_parse(&server.options, "server", argc, argv, known, "");
 
     if (status != OPTIONS_OK)

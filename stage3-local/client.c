@@ -26,15 +26,17 @@ struct client {
     bool welcomed;            /* by the server, there */
     struct timer heartbeat;
     int pongs; /* so far */
+
     char token[TOKEN_SIZE];   /* names the session with the server */
     struct target proxy_port; /* of the same server */
-    int owed;                 /* proxy connections that the server has asked for and that are still to be opened */
-    struct timer try_again;   /* until then, after one could not be opened */
-    struct link proxies;      /* those that are not joined yet */
-    struct link started;      /* nor those, but they have a user, who waits for the local app */
+    int owed; /* proxy connections that the server has asked for and that are still to be opened */
+    struct timer try_again; /* until then, after one could not be opened */
+    struct link proxies;    /* those that are not joined yet */
+    struct link started;    /* nor those, but they have a user, who waits for the local app */
     int proxies_count;
-    struct relays relays;     /* those that are */
-    unsigned joined;          /* so far */
+    struct relays relays; /* those that are */
+    unsigned joined;      /* so far */
+
     struct target local; /* the local app */
     bool stopping;
     struct timer drain;
@@ -101,7 +103,8 @@ static void on_local_dialed(void *owner, int fd)
     struct client *client = proxy->client;
 
     if (fd < 0) {
-        complain("cannot reach the local app, %s port %d: %s", client->local.host, client->local.port, errno_text());
+        complain("cannot reach the local app, %s port %d: %s", client->local.host, client->local.port,
+                 errno_text());
         sock_reset(proxy->fd);
     } else {
         say("step 6: user %u joined to the local app", ++client->joined);
@@ -156,7 +159,8 @@ static void open_proxies(void *owner)
 {
     struct client *client = owner;
 
-    while (client->owed > 0 && 2 * (client->proxies_count + client->relays.count + 1) < loop_capacity(client->loop)) {
+    while (client->owed > 0 &&
+           2 * (client->proxies_count + client->relays.count + 1) < loop_capacity(client->loop)) {
         struct proxy *proxy = calloc(1, sizeof *proxy);
 
         client->owed--;
@@ -197,7 +201,8 @@ static void on_server_gone(void *owner, const char *why)
     struct client *client = owner;
     int pause_ms = backoff_ms(&client->backoff_ms);
 
-    complain("%s the server: %s; next try in %.1f s", client->welcomed ? "lost" : "cannot reach", why, pause_ms / 1e3);
+    complain("%s the server: %s; next try in %.1f s", client->welcomed ? "lost" : "cannot reach", why,
+             pause_ms / 1e3);
     client->welcomed = false;
     line_close(&client->control);
     timer_stop(&client->heartbeat);
@@ -271,7 +276,8 @@ static void on_server_dialed(void *owner, int fd)
 
     if (fd < 0) {
         on_server_gone(client, errno_text());
-    } else if (line_open(&client->control, client->loop, fd, silence_ms, on_server_line, on_server_gone, client) != 0) {
+    } else if (line_open(&client->control, client->loop, fd, silence_ms, on_server_line, on_server_gone,
+                         client) != 0) {
         close(fd);
         on_server_gone(client, errno_text());
     } else {
@@ -311,15 +317,6 @@ static void on_stop(void *owner)
     stop_if_idle(client);
 }
 
-static const enum option_id known[] = {
-    OPT_CONTROL_PORT,
-    OPT_PROXY_PORT,
-    OPT_HEARTBEAT,
-    OPT_DRAIN,
-    OPT_SECRET_FILE,
-    OPTIONS_END,
-};
-
 static int open_client(struct client *client)
 {
     client->loop = loop_new();
@@ -348,6 +345,9 @@ static void close_client(struct client *client)
 int main(int argc, char **argv)
 {
     struct client client = {0};
+    unsigned known = OPT_CONTROL_PORT | OPT_HEARTBEAT;
+    known |= OPT_PROXY_PORT;
+    known |= OPT_DRAIN | OPT_SECRET_FILE;
     int status = options_parse(&client.options, "client", argc, argv, known, "LOCAL [SERVER]");
     const char *server = client.options.arguments[1] != NULL ? client.options.arguments[1] : "localhost";
     const char *local = client.options.arguments[0];

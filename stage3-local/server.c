@@ -23,6 +23,7 @@ struct server {
     struct newcomers newcomers; /* who have not said yet who they are */
     struct line_conn client;    /* the control connection; open while has_client */
     bool has_client;
+
     char token[TOKEN_SIZE];  /* names the session with this client */
     struct waitlist users;   /* waiting for a proxy connection */
     struct waitlist proxies; /* waiting for a user */
@@ -30,6 +31,7 @@ struct server {
     int to_ask;              /* proxy connections that the client is still to be asked for */
     bool proxy_came;         /* since the client's last ping */
     unsigned users_so_far;
+
     uint64_t up, down; /* bytes of all users who are done */
     bool stopping;
     struct timer drain;
@@ -125,8 +127,8 @@ static void on_user_done(void *owner, const struct relay_report *user)
 
     server->up += user->up;
     server->down += user->down;
-    say("user %u done: %s up, %s down, %.1f s", user->number, size_text(user->up).text, size_text(user->down).text,
-        (double)user->time_ms / 1000);
+    say("user %u done: %s up, %s down, %.1f s", user->number, size_text(user->up).text,
+        size_text(user->down).text, (double)user->time_ms / 1000);
     stop_if_idle(server);
 }
 
@@ -172,10 +174,11 @@ static void on_client_line(void *owner, const char *line)
 /* welcome TOKEN */
 static void welcome(struct server *server, int fd)
 {
+    struct loop *loop = server->loop;
     int silence_ms = 3 * server->options.heartbeat_ms;
 
     if (token_make(server->token) != 0 ||
-        line_open(&server->client, server->loop, fd, silence_ms, on_client_line, on_client_gone, server) != 0) {
+        line_open(&server->client, loop, fd, silence_ms, on_client_line, on_client_gone, server) != 0) {
         complain("cannot talk to the client: %s", errno_text());
         close(fd);
         return;
@@ -271,19 +274,6 @@ static void on_stop(void *owner)
     stop_if_idle(server);
 }
 
-static const enum option_id known[] = {
-    OPT_CONTROL_PORT,
-    OPT_PUBLIC_PORT,
-    OPT_PROXY_PORT,
-    OPT_BIND,
-    OPT_HEARTBEAT,
-    OPT_WAIT,
-    OPT_SPARES,
-    OPT_DRAIN,
-    OPT_SECRET_FILE,
-    OPTIONS_END,
-};
-
 static int open_server(struct server *server)
 {
     struct options *options = &server->options;
@@ -296,14 +286,18 @@ static int open_server(struct server *server)
     waitlist_init(&server->users, server->loop, options->wait_ms, false, on_user_left, server);
     waitlist_init(&server->proxies, server->loop, 0, true, on_proxy_left, server);
     relays_init(&server->relays, server->loop, on_user_done, server);
-    if (listener_open(&server->control, server->loop, bind, options->control_port, "the client", on_control, server) != 0)
+    if (listener_open(&server->control, server->loop, bind, options->control_port, "the client", on_control,
+                      server) != 0)
         return -1;
-    if (listener_open(&server->public, server->loop, bind, options->public_port, "users", on_user, server) != 0)
+    if (listener_open(&server->public, server->loop, bind, options->public_port, "users", on_user, server) !=
+        0)
         return -1;
-    if (listener_open(&server->proxy, server->loop, bind, options->proxy_port, "proxy connections", on_proxy, server) != 0)
+    if (listener_open(&server->proxy, server->loop, bind, options->proxy_port, "proxy connections", on_proxy,
+                      server) != 0)
         return -1;
     server->public.may_accept = has_room_for_user;
-    sock_keepalive(server->proxy.watch.fd, options->heartbeat_ms); /* for all that it accepts: spares get old */
+    sock_keepalive(server->proxy.watch.fd,
+                   options->heartbeat_ms); /* for all that it accepts: spares get old */
     loop_on_stop(server->loop, on_stop, server);
     say("step 1: waiting for the client");
     return 0;
@@ -325,6 +319,9 @@ static void close_server(struct server *server)
 int main(int argc, char **argv)
 {
     struct server server = {0};
+    unsigned known = OPT_CONTROL_PORT | OPT_BIND | OPT_HEARTBEAT;
+    known |= OPT_PUBLIC_PORT | OPT_PROXY_PORT | OPT_WAIT;
+    known |= OPT_SPARES | OPT_DRAIN | OPT_SECRET_FILE;
     int status = options_parse(&server.options, "server", argc, argv, known, "");
 
     if (status != OPTIONS_OK)
