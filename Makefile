@@ -106,10 +106,10 @@ diff-stage2:  ## what stage 2 adds to stage 1
 diff-stage3:  ## what stage 3 adds to stage 2
 	@$(call show-diff,stage2-proxy,stage3-local)
 
-# diff says "different" with exit status 1, which is no failure here.
+# diff says "different" with exit status 1, which is no failure here; 2 is one.
 COLOR = $(if $(NO_COLOR),,$(shell diff --color=auto /dev/null /dev/null 2>&1 && echo --color=auto))
 show-diff = for file in server.c client.c; do \
-	    diff -u $(COLOR) --label $(1)/$$file --label $(2)/$$file $(1)/$$file $(2)/$$file || test $$? = 1 || exit; \
+	    diff -u $(COLOR) --label $(1)/$$file --label $(2)/$$file $(1)/$$file $(2)/$$file || test $$? != 2 || exit; \
 	done
 
 # ---- testing --------------------------------------------------------------------------------------
