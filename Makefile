@@ -20,6 +20,7 @@ ifdef COVERAGE
   BUILD = build/coverage
   OUT = build/coverage/
 endif
+export OUT  # the scripts in tests/ want to know, too
 
 # ---- flags ----------------------------------------------------------------------------------------
 # CFLAGS, CPPFLAGS and LDFLAGS are yours: they come after ours, so they win.
