@@ -276,7 +276,7 @@ static void finish(struct relay *relay)
     struct relays *relays = relay->relays;
     struct relay_report report = {.number = relay->number,
                                   .up = relay->pumps[0].moved,
-                                  .down = relay->pumps[1].moved,
+                                  .down = relay->pumps[other(relay, 0)].moved,
                                   .time_ms = loop_now_ms(relays->loop) - relay->joined_ms};
 
     free_relay(relay);
@@ -424,6 +424,12 @@ void relays_init(struct relays *relays, struct loop *loop,
         loop_capacity(loop) / 6; /* two descriptors each: the quarter of all that is set aside */
     list_init(&relays->joined);
     list_init(&relays->leaving);
+}
+
+void relay_say_done(const char *name, const struct relay_report *report)
+{
+    say("%s %u done: %s up, %s down, %.1f s", name, report->number, size_text(report->up).text,
+        size_text(report->down).text, (double)report->time_ms / 1000);
 }
 
 void relays_close(struct relays *relays)

@@ -121,36 +121,21 @@ void sock_refuse(int fd, const char *text)
     close(fd);
 }
 
-struct peer_text sock_address_text(const struct sockaddr *address)
-{
-    struct peer_text peer;
-    char host[INET6_ADDRSTRLEN] = "?";
-    const struct sockaddr_in *v4 = (const void *)address;
-    const struct sockaddr_in6 *v6 = (const void *)address;
-
-    if (address->sa_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&v6->sin6_addr)) {
-        inet_ntop(AF_INET, &v6->sin6_addr.s6_addr[12], host, sizeof host);
-        snprintf(peer.text, sizeof peer.text, "%s:%d", host, ntohs(v6->sin6_port));
-    } else if (address->sa_family == AF_INET6) {
-        inet_ntop(AF_INET6, &v6->sin6_addr, host, sizeof host);
-        snprintf(peer.text, sizeof peer.text, "[%s]:%d", host, ntohs(v6->sin6_port));
-    } else if (address->sa_family == AF_INET) {
-        inet_ntop(AF_INET, &v4->sin_addr, host, sizeof host);
-        snprintf(peer.text, sizeof peer.text, "%s:%d", host, ntohs(v4->sin_port));
-    } else {
-        snprintf(peer.text, sizeof peer.text, "an unknown address");
-    }
-    return peer;
-}
-
 struct peer_text sock_peer(int fd)
 {
-    struct sockaddr_storage address = {.ss_family = AF_UNSPEC};
+    struct sockaddr_storage address;
     socklen_t size = sizeof address;
+    struct peer_text peer = {"an unknown address"};
+    char host[NI_MAXHOST], port[NI_MAXSERV];
 
-    /* Fails for one that is gone already; the address is then that of an unknown family. */
-    (void)getpeername(fd, (struct sockaddr *)&address, &size);
-    return sock_address_text((const struct sockaddr *)&address);
+    if (getpeername(fd, (struct sockaddr *)&address, &size) != 0 ||
+        getnameinfo((struct sockaddr *)&address, size, host, sizeof host, port, sizeof port,
+                    NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+        return peer; /* it is gone already */
+    bool is_v4_in_v6 = strncmp(host, "::ffff:", 7) == 0 && strchr(host, '.') != NULL;
+    const char *plain = is_v4_in_v6 ? host + 7 : host;
+    snprintf(peer.text, sizeof peer.text, strchr(plain, ':') != NULL ? "[%s]:%s" : "%s:%s", plain, port);
+    return peer;
 }
 
 static void on_connection(void *owner, unsigned ready);
@@ -225,33 +210,29 @@ static int listening_socket(const struct addrinfo *address)
     return -1;
 }
 
-/* Tries the addresses that the name stands for, IPv6 first: it takes IPv4 along. Complains on failure. */
+/* IPv6 first: without an address to listen on it stands for all of them, and takes IPv4 along. */
 static int listening_socket_on(const char *address, int port)
 {
-    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
-    struct addrinfo *found;
-    struct sockaddr_in6 any6 = {
-        .sin6_family = AF_INET6, .sin6_addr = IN6ADDR_ANY_INIT, .sin6_port = htons((uint16_t)port)};
-    struct sockaddr_in any4 = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-    struct addrinfo v4 = {.ai_family = AF_INET, .ai_addr = (void *)&any4, .ai_addrlen = sizeof any4};
-    struct addrinfo v6 = {.ai_family = AF_INET6, .ai_addr = (void *)&any6, .ai_addrlen = sizeof any6};
+    static const int families[] = {AF_INET6, AF_INET};
     char service[8];
-    int fd;
+    int fd = -1;
 
-    if (address == NULL) {
-        fd = listening_socket(&v6);
-        return fd >= 0 || errno == EADDRINUSE ? fd : listening_socket(&v4);
-    }
     snprintf(service, sizeof service, "%d", port);
-    int error = getaddrinfo(address, service, &hints, &found);
-    if (error != 0) {
-        errno = EADDRNOTAVAIL;
-        return -1;
+    errno = 0;
+    for (int i = 0; i < 2 && fd < 0 && errno != EADDRINUSE; i++) {
+        struct addrinfo hints = {
+            .ai_family = families[i], .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
+        struct addrinfo *found;
+
+        if (getaddrinfo(address, service, &hints, &found) != 0) {
+            errno = EADDRNOTAVAIL;
+            continue;
+        }
+        fd = listening_socket(found);
+        int error = errno;
+        freeaddrinfo(found);
+        errno = error;
     }
-    fd = listening_socket(found);
-    error = errno;
-    freeaddrinfo(found);
-    errno = error;
     return fd;
 }
 

@@ -51,10 +51,8 @@ void sock_refuse(int fd, const char *text);
 
 /* "192.0.2.7:41234" or "[2001:db8::7]:41234": who is at the other end. */
 struct peer_text {
-    char text[64];
+    char text[80];
 };
 struct peer_text sock_peer(int fd);
-struct sockaddr;
-struct peer_text sock_address_text(const struct sockaddr *address);
 
 #endif

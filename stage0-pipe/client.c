@@ -71,8 +71,7 @@ static void on_connection(void *owner, int fd)
 static void on_done(void *owner, const struct relay_report *report)
 {
     (void)owner;
-    say("connection %u done: %s up, %s down, %.1f s", report->number, size_text(report->up).text,
-        size_text(report->down).text, (double)report->time_ms / 1000);
+    relay_say_done("connection", report);
 }
 
 static int open_client(struct client *client)

@@ -24,8 +24,7 @@ static void on_connection(void *owner, int fd)
 static void on_done(void *owner, const struct relay_report *report)
 {
     (void)owner;
-    say("connection %u done: %s echoed, %.1f s", report->number, size_text(report->up).text,
-        (double)report->time_ms / 1000);
+    relay_say_done("connection", report);
 }
 
 static int open_server(struct server *server)

@@ -123,8 +123,7 @@ static void on_user_done(void *owner, const struct relay_report *user)
 {
     struct client *client = owner;
 
-    say("connection %u done: %s up, %s down, %.1f s", user->number, size_text(user->up).text,
-        size_text(user->down).text, (double)user->time_ms / 1000);
+    relay_say_done("connection", user);
     open_proxies(client);
 }
 

@@ -96,8 +96,7 @@ static void on_user_left(void *owner, unsigned number, const char *why)
 static void on_user_done(void *owner, const struct relay_report *user)
 {
     (void)owner;
-    say("user %u done: %s up, %s down, %.1f s", user->number, size_text(user->up).text,
-        size_text(user->down).text, (double)user->time_ms / 1000);
+    relay_say_done("user", user);
 }
 
 static void on_proxy_left(void *owner, unsigned number, const char *why)

@@ -107,11 +107,12 @@ static void on_local_dialed(void *owner, int fd)
                  errno_text());
         sock_reset(proxy->fd);
     } else {
-        say("step 6: user %u joined to the local app", ++client->joined);
+        say("step 6: joined connection %u to the local app", ++client->joined);
         relay_join(&client->relays, proxy->fd, fd, client->joined);
     }
     proxy->fd = -1;
     forget_proxy(proxy);
+    open_proxies(client);
 }
 
 /* start; all that follows is the user's */
@@ -189,8 +190,7 @@ static void on_user_done(void *owner, const struct relay_report *user)
 {
     struct client *client = owner;
 
-    say("connection %u done: %s up, %s down, %.1f s", user->number, size_text(user->up).text,
-        size_text(user->down).text, (double)user->time_ms / 1000);
+    relay_say_done("connection", user);
     open_proxies(client);
     stop_if_idle(client);
 }

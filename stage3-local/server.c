@@ -127,8 +127,7 @@ static void on_user_done(void *owner, const struct relay_report *user)
 
     server->up += user->up;
     server->down += user->down;
-    say("user %u done: %s up, %s down, %.1f s", user->number, size_text(user->up).text,
-        size_text(user->down).text, (double)user->time_ms / 1000);
+    relay_say_done("user", user);
     stop_if_idle(server);
 }
 
@@ -215,13 +214,6 @@ static void on_hello(void *owner, int fd, const char *line)
     }
 }
 
-/* Users who leave while they wait leave proxy connections behind: some are kept, as more spares. */
-static void drop_surplus(struct server *server)
-{
-    while (server->proxies.count > server->options.spares + SURPLUS_MAX)
-        close(waitlist_pop(&server->proxies, NULL));
-}
-
 /* proxy TOKEN */
 static void on_proxy_line(void *owner, int fd, const char *line)
 {
@@ -235,7 +227,9 @@ static void on_proxy_line(void *owner, int fd, const char *line)
     } else {
         server->proxy_came = true;
         match(server);
-        drop_surplus(server);
+        /* Users who left while they waited leave theirs behind: keep some of those, too. */
+        while (server->proxies.count > server->options.spares + SURPLUS_MAX)
+            close(waitlist_pop(&server->proxies, NULL));
     }
 }
 
