@@ -159,6 +159,15 @@ def wakeups(pids):
     return total
 
 
+def settle(pids):
+    """Waits until these processes have done what there was to do: 0.3 s with next to no work."""
+    def quiet():
+        before = cpu_nanoseconds(pids)
+        time.sleep(0.3)
+        return cpu_nanoseconds(pids) - before < 1_000_000
+    await_that("the tunnel is at rest", quiet)
+
+
 def private_kb(pids):
     """Resident memory that is these processes' own (Private_Clean + Private_Dirty), in kB."""
     total = 0
