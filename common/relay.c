@@ -26,15 +26,19 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include "log.h"
 #include "sock.h"
 
 enum {
-    PIPE_BYTES =
-        1 << 20,     /* what a turn moves at most; also the most that pipe(7) grants without privileges */
-    POOLED_MAX = 16, /* empty pipes that are kept */
+    PIPE_BYTES = 1 << 20,  /* what a turn moves at most; and the most that an ordinary user gets: pipe(7) */
+    POOLED_MAX = 16,       /* empty pipes that are kept */
     COPY_BYTES = 16 << 10, /* what a turn moves without a pipe */
     LOOK_AFTER_MS = 10,    /* between two looks at relays that are leaving */
+    CROWD = 256,           /* pairs at a time that are worth giving memory back for */
     LOOKS = 6000,          /* after so many of these one that is leaving is closed in any case */
 };
 
@@ -44,10 +48,11 @@ struct pipe {
     size_t bytes;      /* in it */
 };
 
+enum state { FILLING, DRAINING, ENDED };
+
 struct pump {
     struct pipe *pipe; /* NULL while nothing is in flight */
-    uint64_t moved;
-    enum { FILLING, DRAINING, ENDED } state;
+    uint64_t moved;    /* bytes so far */
 };
 
 struct relay {
@@ -57,8 +62,9 @@ struct relay {
     struct pump pumps[2]; /* pump i's source is end i */
     uint64_t joined_ms;
     unsigned number;
-    bool echo;      /* end 0 is also the sink of pump 0; there is no end 1 */
-    bool broken[2]; /* ends */
+    uint8_t state[2]; /* enum state of each pump */
+    bool echo;        /* end 0 is also the sink of pump 0; there is no end 1 */
+    bool broken[2];   /* ends */
     bool leaving;
     uint16_t looks; /* since it is leaving */
 };
@@ -128,7 +134,7 @@ static void return_pipe(struct relays *relays, struct pump *pump)
 static void end_pump(struct relay *relay, int i)
 {
     return_pipe(relay->relays, &relay->pumps[i]);
-    relay->pumps[i].state = ENDED;
+    relay->state[i] = ENDED;
 }
 
 static void look_after_leaving(void *owner);
@@ -175,18 +181,18 @@ static void copy(struct relay *relay, int i)
     int source = relay->ends[i].fd;
     ssize_t count = recv(source, bytes, sizeof bytes, MSG_PEEK);
 
-    pump->state = FILLING;
+    relay->state[i] = FILLING;
     if (count <= 0) {
         on_nothing_read(relay, i, count);
         return;
     }
-    pump->state = DRAINING;
+    relay->state[i] = DRAINING;
     count = send(relay->ends[other(relay, i)].fd, bytes, (size_t)count, MSG_NOSIGNAL);
     if (count < 0) {
         on_nothing_written(relay, i);
         return;
     }
-    pump->state = FILLING;
+    relay->state[i] = FILLING;
     pump->moved += (uint64_t)count;
     if (recv(source, bytes, (size_t)count, 0) != count) { /* going on would send them twice */
         end_pump(relay, i);
@@ -208,7 +214,7 @@ static void drain(struct relay *relay, int i)
     pump->pipe->bytes -= (size_t)count;
     if (pump->pipe->bytes == 0) {
         return_pipe(relay->relays, pump);
-        pump->state = FILLING;
+        relay->state[i] = FILLING;
     }
 }
 
@@ -224,7 +230,7 @@ static void fill(struct relay *relay, int i)
         return;
     }
     pump->pipe->bytes = (size_t)count;
-    pump->state = DRAINING;
+    relay->state[i] = DRAINING;
     drain(relay, i);
 }
 
@@ -233,11 +239,11 @@ static void run_pump(struct relay *relay, int i)
 {
     struct pump *pump = &relay->pumps[i];
 
-    if (pump->state == FILLING)
+    if (relay->state[i] == FILLING)
         pump->pipe = borrow_pipe(relay->relays);
     if (pump->pipe == NULL)
         copy(relay, i);
-    else if (pump->state == FILLING)
+    else if (relay->state[i] == FILLING)
         fill(relay, i);
     else
         drain(relay, i);
@@ -258,6 +264,17 @@ static void close_end(struct relay *relay, int end)
         close(watch->fd);
 }
 
+/* After a crowd has left: malloc keeps what was freed for the next one; the system shall have it. */
+static void give_memory_back(struct relays *relays)
+{
+    if (relays->count > 0 || relays->most < CROWD)
+        return;
+    relays->most = 0;
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
+}
+
 static void free_relay(struct relay *relay)
 {
     struct relays *relays = relay->relays;
@@ -269,6 +286,7 @@ static void free_relay(struct relay *relay)
         close_end(relay, i);
     }
     free(relay);
+    give_memory_back(relays);
 }
 
 static void finish(struct relay *relay)
@@ -285,7 +303,7 @@ static void finish(struct relay *relay)
 
 static bool both_ended(const struct relay *relay)
 {
-    return relay->pumps[0].state == ENDED && relay->pumps[1].state == ENDED;
+    return relay->state[0] == ENDED && relay->state[1] == ENDED;
 }
 
 /* Whether those ends that can still hear have got everything. */
@@ -317,8 +335,8 @@ static void look_after_leaving(void *owner)
 static int watch_end(struct relay *relay, int end)
 {
     struct watch *watch = &relay->ends[end];
-    bool reading = relay->pumps[end].state == FILLING;
-    bool writing = relay->pumps[other(relay, end)].state == DRAINING;
+    bool reading = relay->state[end] == FILLING;
+    bool writing = relay->state[other(relay, end)] == DRAINING;
 
     if (!reading && !writing && !watch->active)
         return 0;
@@ -343,14 +361,13 @@ static void settle(struct relay *relay)
 
 static void on_end(struct relay *relay, int end, unsigned ready)
 {
-    struct pump *feeds_it = &relay->pumps[other(relay, end)];
-    struct pump *fed_by_it = &relay->pumps[end];
+    int feeds_it = other(relay, end); /* a pump; that which it feeds is number end */
 
-    if ((ready & (WATCH_READ | WATCH_GONE)) && fed_by_it->state == FILLING)
+    if ((ready & (WATCH_READ | WATCH_GONE)) && relay->state[end] == FILLING)
         run_pump(relay, end);
-    if ((ready & (WATCH_WRITE | WATCH_GONE)) && feeds_it->state == DRAINING)
-        run_pump(relay, other(relay, end));
-    if ((ready & WATCH_GONE) && fed_by_it->state != FILLING) {
+    if ((ready & (WATCH_WRITE | WATCH_GONE)) && relay->state[feeds_it] == DRAINING)
+        run_pump(relay, feeds_it);
+    if ((ready & WATCH_GONE) && relay->state[end] != FILLING) {
         /* Nobody reads there now, and it would be told for ever: filling will start the watch again. */
         watch_stop(relay->relays->loop, &relay->ends[end]);
         if (!relay->broken[end] && sock_error(relay->ends[end].fd) != 0)
@@ -388,11 +405,12 @@ static int start(struct relays *relays, int left, int right, unsigned number)
     relay->number = number;
     relay->joined_ms = loop_now_ms(relays->loop);
     list_append(&relays->joined, &relay->place);
-    relays->count++;
+    if (++relays->count > relays->most)
+        relays->most = relays->count;
     if (right < 0) {
         relay->echo = true;
         relay->ends[1].fd = -1;
-        relay->pumps[1].state = ENDED;
+        relay->state[1] = ENDED;
     }
     return 0;
 }

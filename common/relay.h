@@ -31,6 +31,7 @@ struct pipe;
 struct relays {
     struct loop *loop;
     int count;           /* pairs now; in number, for your decisions */
+    int most;            /* pairs at a time since there were none */
     struct link joined;  /* those at work */
     struct link leaving; /* those that are broken and still deliver what came before */
     struct timer timer;  /* looks after these */
