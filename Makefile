@@ -131,7 +131,7 @@ test-common: $(UNIT_TESTS:%=run-%)  ## test the modules of common/
 $(UNIT_TESTS:%=run-%): run-%: $(BUILD)/tests/%
 	@$<
 
-$(UNIT_TESTS:%=$(BUILD)/tests/%): %: %.o $(BUILD)/common.a
+$(UNIT_TESTS:%=$(BUILD)/tests/%): %: %.o $(BUILD)/tests/unit.o $(BUILD)/common.a
 	@echo "  link     $@"
 	$Q$(LINK) -o $@ $^ $$(pkg-config --libs cmocka)
 

@@ -1,0 +1,634 @@
+/* loop: watches, timers, signals. */
+#include "unit.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* ---- watches ---- */
+
+/* An object that watches a descriptor and remembers what it was told. */
+struct watcher {
+    struct watch watch;
+    int calls;
+    unsigned ready;
+    bool reads;              /* takes a byte each time */
+    struct watcher **victim; /* when this one is called, the one that this points to is stopped and freed */
+    int replacement; /* and this descriptor gets the number of the victim's, for a new watch in its place */
+};
+
+static struct watcher *watcher_new(int fd, unsigned interest);
+
+static void watcher_free(struct watcher *watcher)
+{
+    watch_stop(loop, &watcher->watch);
+    free(watcher);
+}
+
+static void on_ready(void *owner, unsigned ready)
+{
+    struct watcher *watcher = owner;
+    struct watcher **victim = watcher->victim;
+    int replacement = watcher->replacement;
+    char byte;
+
+    watcher->calls++;
+    watcher->ready = ready;
+    if (watcher->reads)
+        assert_int_equal(recv(watcher->watch.fd, &byte, 1, 0), 1);
+    if (victim == NULL || *victim == NULL)
+        return;
+    int fd = (*victim)->watch.fd;
+    watcher_free(*victim); /* may be this one */
+    *victim = NULL;
+    if (replacement != 0) {
+        assert_int_equal(dup2(replacement, fd), fd);
+        *victim = watcher_new(fd, WATCH_READ);
+    }
+}
+
+static struct watcher *watcher_new(int fd, unsigned interest)
+{
+    struct watcher *watcher = calloc(1, sizeof *watcher);
+
+    assert_non_null(watcher);
+    assert_int_equal(watch_start(loop, &watcher->watch, fd, interest, on_ready, watcher), 0);
+    return watcher;
+}
+
+static void pair_close(struct pair pair)
+{
+    close(pair.ours);
+    close(pair.peer);
+}
+
+static void test_a_watch_tells_when_there_is_something_to_read(void **state)
+{
+    struct pair pair = pair_open();
+    struct watcher *watcher = watcher_new(pair.ours, WATCH_READ);
+
+    (void)state;
+    expect_rest();
+    assert_int_equal(watcher->calls, 0);
+    tell(pair.peer, "x");
+    eventually(watcher->calls > 0);
+    assert_int_equal(watcher->ready, WATCH_READ);
+    watcher_free(watcher);
+    pair_close(pair);
+}
+
+static void test_it_tells_again_in_each_turn_until_that_is_read(void **state)
+{
+    struct pair pair = pair_open();
+    struct watcher *watcher = watcher_new(pair.ours, WATCH_READ);
+
+    (void)state;
+    tell(pair.peer, "xyz");
+    eventually(watcher->calls >= 5);
+    watcher->calls = 0;
+    watcher->reads = true;
+    expect_rest();
+    assert_int_equal(watcher->calls, 3);
+    watcher_free(watcher);
+    pair_close(pair);
+}
+
+static void test_a_watch_tells_when_there_is_room_to_write(void **state)
+{
+    static const char block[65536];
+    struct pair pair = pair_open();
+    struct watcher *watcher = watcher_new(pair.ours, WATCH_WRITE);
+    char sink[65536];
+
+    (void)state;
+    eventually(watcher->calls > 0);
+    assert_int_equal(watcher->ready, WATCH_WRITE);
+    while (send(pair.ours, block, sizeof block, MSG_NOSIGNAL) > 0)
+        ;
+    expect_rest();
+    watcher->calls = 0;
+    eventually((recv(pair.peer, sink, sizeof sink, 0), watcher->calls > 0));
+    watcher_free(watcher);
+    pair_close(pair);
+}
+
+static void test_a_watch_of_both_tells_both_at_once(void **state)
+{
+    struct pair pair = pair_open();
+    struct watcher *watcher = watcher_new(pair.ours, WATCH_READ | WATCH_WRITE);
+
+    (void)state;
+    tell(pair.peer, "x");
+    eventually(watcher->ready == (WATCH_READ | WATCH_WRITE));
+    watcher_free(watcher);
+    pair_close(pair);
+}
+
+static void test_a_watch_of_nothing_tells_of_a_reset_alone(void **state)
+{
+    struct pair pair = pair_open(), other = pair_open();
+    struct watcher *watcher = watcher_new(pair.ours, 0), *sentinel = watcher_new(other.ours, WATCH_READ);
+    struct linger at_once = {1, 0};
+
+    (void)state;
+    tell(pair.peer, "x");
+    finish(pair.peer);
+    tell(other.peer, "x");
+    eventually(sentinel->calls > 3);
+    assert_int_equal(watcher->calls, 0);
+    setsockopt(pair.peer, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    close(pair.peer);
+    eventually(watcher->calls > 0);
+    assert_int_equal(watcher->ready, WATCH_GONE);
+    watcher_free(watcher);
+    watcher_free(sentinel);
+    close(pair.ours);
+    pair_close(other);
+}
+
+static void test_the_end_of_a_stream_is_something_to_read(void **state)
+{
+    struct pair pair = pair_open();
+    struct watcher *watcher = watcher_new(pair.ours, WATCH_READ);
+
+    (void)state;
+    finish(pair.peer);
+    eventually(watcher->calls > 0);
+    assert_int_equal(watcher->ready, WATCH_READ);
+    watcher_free(watcher);
+    pair_close(pair);
+}
+
+static void test_a_changed_watch_tells_what_is_asked_for_now(void **state)
+{
+    struct pair pair = pair_open();
+    struct watcher *watcher = watcher_new(pair.ours, WATCH_WRITE);
+
+    (void)state;
+    eventually(watcher->calls > 0);
+    assert_int_equal(watch_change(loop, &watcher->watch, WATCH_READ), 0);
+    watcher->calls = 0;
+    expect_rest();
+    assert_int_equal(watcher->calls, 0);
+    tell(pair.peer, "x");
+    eventually(watcher->ready == WATCH_READ);
+    watcher_free(watcher);
+    pair_close(pair);
+}
+
+static void test_a_stopped_watch_tells_nothing_until_it_is_changed(void **state)
+{
+    struct pair pair = pair_open();
+    struct watcher *watcher = watcher_new(pair.ours, WATCH_READ);
+
+    (void)state;
+    watch_stop(loop, &watcher->watch);
+    watch_stop(loop, &watcher->watch); /* twice does no harm */
+    assert_false(watcher->watch.active);
+    tell(pair.peer, "x");
+    expect_rest();
+    assert_int_equal(watcher->calls, 0);
+    assert_int_equal(watch_change(loop, &watcher->watch, WATCH_READ), 0);
+    eventually(watcher->calls > 0);
+    watcher_free(watcher);
+    pair_close(pair);
+}
+
+static void test_a_watch_that_is_all_zeros_is_a_stopped_one(void **state)
+{
+    struct watch watch = {0};
+
+    (void)state;
+    watch_stop(loop, &watch);
+    assert_false(watch.active);
+}
+
+/* Two that are ready in one batch; each, if it comes first, puts an end to the other. */
+static void two_rivals(struct watcher *rivals[2], struct pair pairs[2])
+{
+    for (int i = 0; i < 2; i++) {
+        pairs[i] = pair_open();
+        tell(pairs[i].peer, "x");
+    }
+    for (int i = 0; i < 2; i++) {
+        rivals[i] = watcher_new(pairs[i].ours, WATCH_READ);
+        rivals[i]->victim = &rivals[1 - i];
+    }
+}
+
+static void test_a_callback_may_stop_and_free_another_of_the_same_batch(void **state)
+{
+    struct watcher *rivals[2];
+    struct pair pairs[2];
+
+    (void)state;
+    two_rivals(rivals, pairs);
+    unit_turn();
+    assert_true((rivals[0] == NULL) != (rivals[1] == NULL));
+    struct watcher *survivor = rivals[0] != NULL ? rivals[0] : rivals[1];
+    assert_int_equal(survivor->calls, 1);
+    watcher_free(survivor);
+    pair_close(pairs[0]);
+    pair_close(pairs[1]);
+}
+
+static void test_a_new_watch_of_a_number_that_was_closed_is_not_told_what_the_old_one_missed(void **state)
+{
+    struct watcher *rivals[2];
+    struct pair pairs[2], fresh = pair_open();
+
+    (void)state;
+    two_rivals(rivals, pairs);
+    for (int i = 0; i < 2; i++)
+        rivals[i]->replacement = fresh.ours;
+    unit_turn();
+    assert_int_equal(rivals[0]->calls + rivals[1]->calls, 1); /* the survivor's; the new one had none */
+    for (int i = 0; i < 2; i++)
+        rivals[i]->victim = NULL;
+    tell(fresh.peer, "x");
+    eventually(rivals[0]->calls > 1 && rivals[1]->calls > 0);
+    for (int i = 0; i < 2; i++) {
+        watcher_free(rivals[i]);
+        pair_close(pairs[i]);
+    }
+    pair_close(fresh);
+}
+
+static void test_a_callback_may_stop_and_free_itself(void **state)
+{
+    struct pair pair = pair_open();
+    struct watcher *watcher = watcher_new(pair.ours, WATCH_READ);
+
+    (void)state;
+    watcher->victim = &watcher;
+    tell(pair.peer, "x");
+    eventually(watcher == NULL);
+    expect_rest(); /* were it still watched, its byte would keep the loop turning */
+    pair_close(pair);
+}
+
+static void test_all_are_served_however_many_are_ready_at_once(void **state)
+{
+    enum { MANY = 150 };
+    static struct pair pairs[MANY];
+    static struct watcher *watchers[MANY];
+    int served = 0;
+
+    (void)state;
+    for (int i = 0; i < MANY; i++) {
+        pairs[i] = pair_open();
+        watchers[i] = watcher_new(pairs[i].ours, WATCH_READ);
+        watchers[i]->reads = true;
+    }
+    for (int i = 0; i < MANY; i++)
+        tell(pairs[i].peer, "x");
+    expect_rest();
+    for (int i = 0; i < MANY; i++) {
+        served += watchers[i]->calls;
+        watcher_free(watchers[i]);
+        pair_close(pairs[i]);
+    }
+    assert_int_equal(served, MANY);
+}
+
+static void test_what_cannot_be_watched_is_refused_with_errno(void **state)
+{
+    struct watch watch;
+    int fd = unwatchable();
+
+    (void)state;
+    assert_int_equal(watch_start(loop, &watch, fd, WATCH_READ, on_ready, NULL), -1);
+    assert_int_equal(errno, EPERM);
+    assert_false(watch.active);
+    watch_stop(loop, &watch);
+    close(fd);
+}
+
+/* ---- timers ---- */
+
+/* A timer that writes its letter into a row when it is due. */
+struct clock {
+    struct timer timer;
+    char letter;
+    int again_ms;       /* starts itself again, once, if not 0 */
+    struct clock *stop; /* another one, to be stopped when this is due */
+};
+
+static char row[32];
+
+static void on_due(void *owner)
+{
+    struct clock *clock = owner;
+    size_t length = 0;
+
+    while (row[length] != '\0')
+        length++;
+    row[length] = clock->letter;
+    row[length + 1] = '\0';
+    if (clock->stop != NULL)
+        timer_stop(&clock->stop->timer);
+    if (clock->again_ms > 0)
+        timer_start(loop, &clock->timer, clock->again_ms, on_due, clock);
+    clock->again_ms = 0;
+}
+
+static void clock_start(struct clock *clock, char letter, int ms)
+{
+    row[0] = '\0';
+    clock->letter = letter;
+    timer_start(loop, &clock->timer, ms, on_due, clock);
+}
+
+static void test_timers_are_due_in_the_order_of_their_times(void **state)
+{
+    struct clock a = {0}, b = {0}, c = {0}, d = {0};
+
+    (void)state;
+    clock_start(&c, 'c', 30000);
+    clock_start(&a, 'a', 10000);
+    clock_start(&d, 'd', 40000);
+    clock_start(&b, 'b', 20000);
+    later(10000);
+    assert_string_equal(row, "a");
+    later(25000);
+    assert_string_equal(row, "abc");
+    later(60000);
+    assert_string_equal(row, "abcd");
+}
+
+static void test_timers_for_the_same_time_are_due_in_the_order_of_their_start(void **state)
+{
+    struct clock clocks[5] = {0};
+
+    (void)state;
+    for (int i = 0; i < 5; i++)
+        clock_start(&clocks[i], (char)('a' + i), 1000);
+    later(1000);
+    assert_string_equal(row, "abcde");
+}
+
+static void test_a_timer_is_not_due_early(void **state)
+{
+    struct clock clock = {0};
+
+    (void)state;
+    unit_turn();
+    clock_start(&clock, 'x', 60000);
+    later(50000);
+    assert_string_equal(row, "");
+    assert_true(timer_is_running(&clock.timer));
+    later(10000);
+    assert_string_equal(row, "x");
+    assert_false(timer_is_running(&clock.timer));
+}
+
+static void test_the_loop_wakes_up_for_a_timer_alone(void **state)
+{
+    struct clock clock = {0};
+    uint64_t start_ms = loop_now_ms(loop);
+
+    (void)state;
+    clock_start(&clock, 'x', 30);
+    eventually(row[0] == 'x');
+    assert_true(loop_now_ms(loop) >= start_ms + 30);
+}
+
+static void test_a_timer_is_due_once(void **state)
+{
+    struct clock clock = {0};
+
+    (void)state;
+    clock_start(&clock, 'x', 10);
+    later(10);
+    later(1000);
+    assert_string_equal(row, "x");
+}
+
+static void test_a_timer_of_0_ms_comes_in_this_turn_after_the_events(void **state)
+{
+    struct pair pair = pair_open();
+    struct watcher *watcher = watcher_new(pair.ours, WATCH_READ);
+    struct clock clock = {0};
+
+    (void)state;
+    tell(pair.peer, "x");
+    clock_start(&clock, 't', 0);
+    unit_turn();
+    assert_string_equal(row, "t");
+    assert_int_equal(watcher->calls, 1);
+    watcher_free(watcher);
+    pair_close(pair);
+}
+
+static void test_a_timer_that_is_started_again_starts_over(void **state)
+{
+    struct clock clock = {0};
+
+    (void)state;
+    clock_start(&clock, 'x', 60000);
+    later(50000);
+    clock_start(&clock, 'y', 60000);
+    later(50000);
+    assert_string_equal(row, "");
+    later(10000);
+    assert_string_equal(row, "y");
+}
+
+static void test_a_timer_may_start_itself_again(void **state)
+{
+    struct clock clock = {.again_ms = 500};
+
+    (void)state;
+    clock_start(&clock, 'x', 500);
+    later(500);
+    assert_string_equal(row, "x");
+    later(500);
+    assert_string_equal(row, "xx");
+}
+
+static void test_a_timer_may_stop_one_that_is_due_with_it(void **state)
+{
+    struct clock a = {0}, b = {0}, c = {0};
+
+    (void)state;
+    a.stop = &b;
+    clock_start(&a, 'a', 10);
+    clock_start(&b, 'b', 10);
+    clock_start(&c, 'c', 10);
+    later(10);
+    assert_string_equal(row, "ac");
+    timer_stop(&b.timer); /* a stopped one, again */
+    assert_false(timer_is_running(&b.timer));
+}
+
+static void test_the_loops_clock_stands_still_during_a_turn_and_never_goes_back(void **state)
+{
+    uint64_t before = loop_now_ms(loop);
+
+    (void)state;
+    later(5000);
+    uint64_t after = loop_now_ms(loop);
+    assert_in_range(after - before, 5000, 5000 + 60000);
+    assert_int_equal(loop_now_ms(loop), after);
+}
+
+/* ---- signals, and the end ---- */
+
+static int stops;
+
+static void on_stop(void *owner)
+{
+    (void)owner;
+    stops++;
+    kill(getpid(), SIGTERM);
+}
+
+static void test_sigint_and_sigterm_end_the_loop_with_status_0(void **state)
+{
+    (void)state;
+    kill(getpid(), SIGINT);
+    assert_int_equal(loop_run(loop), 0);
+    kill(getpid(), SIGTERM);
+    assert_int_equal(loop_run(loop), 0);
+}
+
+static void test_the_first_signal_calls_on_stop_and_the_second_ends_the_loop(void **state)
+{
+    (void)state;
+    stops = 0;
+    loop_on_stop(loop, on_stop, NULL);
+    kill(getpid(), SIGINT);
+    assert_int_equal(loop_run(loop), 0);
+    assert_int_equal(stops, 1);
+}
+
+static void on_time_to_stop(void *owner)
+{
+    loop_stop(loop, *(int *)owner);
+}
+
+static void test_loop_run_returns_the_status_given_to_loop_stop(void **state)
+{
+    struct timer timer = {0};
+    int status = 7;
+
+    (void)state;
+    timer_start(loop, &timer, 0, on_time_to_stop, &status);
+    assert_int_equal(loop_run(loop), 7);
+}
+
+static void test_after_loop_stop_nobody_is_called_any_more(void **state)
+{
+    struct timer timer = {0};
+    struct clock clock = {0};
+    int status = 0;
+
+    (void)state;
+    timer_start(loop, &timer, 0, on_time_to_stop, &status);
+    clock_start(&clock, 'x', 0);
+    loop_run(loop);
+    assert_string_equal(row, "");
+}
+
+static void test_writing_to_a_lost_peer_raises_no_signal(void **state)
+{
+    int ends[2];
+
+    (void)state;
+    assert_int_equal(pipe(ends), 0);
+    close(ends[0]);
+    assert_int_equal(write(ends[1], "x", 1), -1);
+    assert_int_equal(errno, EPIPE);
+    close(ends[1]);
+}
+
+static void test_a_loop_that_cannot_wait_gives_up_with_status_1(void **state)
+{
+    int next = dup(0); /* a new loop's first descriptor gets this number, and is the one that it waits with */
+
+    (void)state;
+    close(next);
+    struct loop *own = loop_new();
+    close(next);
+    assert_int_equal(loop_run(own), 1);
+    expect_logged("cannot wait for events");
+    loop_free(own);
+}
+
+/* ---- descriptors ---- */
+
+static int descriptors_of_a_new_loop(void)
+{
+    struct rlimit limit = {5, 500};
+    struct rlimit now;
+    int result = 1;
+
+    if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return 2;
+    struct loop *own = loop_new();
+    getrlimit(RLIMIT_NOFILE, &now);
+    if (own != NULL && now.rlim_cur == 500)
+        result = loop_capacity(own) > 300 && loop_capacity(own) <= 375 ? 0 : 3;
+    loop_free(own);
+    return result;
+}
+
+static void test_the_limit_on_descriptors_is_raised_and_a_quarter_is_set_aside(void **state)
+{
+    (void)state;
+    assert_int_equal(with_descriptors(500, descriptors_of_a_new_loop), 0);
+}
+
+static int no_loop(void)
+{
+    return loop_new() == NULL && times_logged("cannot start: Too many open files") == 1 ? 0 : 1;
+}
+
+static void test_without_descriptors_there_is_no_loop_and_the_log_says_why(void **state)
+{
+    (void)state;
+    assert_int_equal(with_descriptors(4, no_loop), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        UNIT(test_a_watch_tells_when_there_is_something_to_read),
+        UNIT(test_it_tells_again_in_each_turn_until_that_is_read),
+        UNIT(test_a_watch_tells_when_there_is_room_to_write),
+        UNIT(test_a_watch_of_both_tells_both_at_once),
+        UNIT(test_a_watch_of_nothing_tells_of_a_reset_alone),
+        UNIT(test_the_end_of_a_stream_is_something_to_read),
+        UNIT(test_a_changed_watch_tells_what_is_asked_for_now),
+        UNIT(test_a_stopped_watch_tells_nothing_until_it_is_changed),
+        UNIT(test_a_watch_that_is_all_zeros_is_a_stopped_one),
+        UNIT(test_a_callback_may_stop_and_free_another_of_the_same_batch),
+        UNIT(test_a_new_watch_of_a_number_that_was_closed_is_not_told_what_the_old_one_missed),
+        UNIT(test_a_callback_may_stop_and_free_itself),
+        UNIT(test_all_are_served_however_many_are_ready_at_once),
+        UNIT(test_what_cannot_be_watched_is_refused_with_errno),
+        UNIT(test_timers_are_due_in_the_order_of_their_times),
+        UNIT(test_timers_for_the_same_time_are_due_in_the_order_of_their_start),
+        UNIT(test_a_timer_is_not_due_early),
+        UNIT(test_the_loop_wakes_up_for_a_timer_alone),
+        UNIT(test_a_timer_is_due_once),
+        UNIT(test_a_timer_of_0_ms_comes_in_this_turn_after_the_events),
+        UNIT(test_a_timer_that_is_started_again_starts_over),
+        UNIT(test_a_timer_may_start_itself_again),
+        UNIT(test_a_timer_may_stop_one_that_is_due_with_it),
+        UNIT(test_the_loops_clock_stands_still_during_a_turn_and_never_goes_back),
+        UNIT(test_sigint_and_sigterm_end_the_loop_with_status_0),
+        UNIT(test_the_first_signal_calls_on_stop_and_the_second_ends_the_loop),
+        UNIT(test_loop_run_returns_the_status_given_to_loop_stop),
+        UNIT(test_after_loop_stop_nobody_is_called_any_more),
+        UNIT(test_writing_to_a_lost_peer_raises_no_signal),
+        UNIT(test_a_loop_that_cannot_wait_gives_up_with_status_1),
+        UNIT(test_the_limit_on_descriptors_is_raised_and_a_quarter_is_set_aside),
+        UNIT(test_without_descriptors_there_is_no_loop_and_the_log_says_why),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,410 @@
+/*
+ * How it works: the linker takes a function of the C library from here if it is defined here. So the loop's call of
+ * epoll_wait comes here before each turn, which is where a test gets in between; and what comes from
+ * clock_gettime is as much ahead of the real time as the test wants it to be.
+ */
+#include "unit.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "../common/sock.h"
+
+enum {
+    TURN_MS = 5,         /* the longest that a turn waits */
+    DEADLINE_MS = 10000, /* for what should be so at once; far off, since the machine may be busy */
+    WATCHDOG_S = 120,    /* for a test that never comes back from the module */
+    REST_TURNS = 300,    /* so many without a rest mean a loop that turns for nothing */
+    DESCRIPTORS = 4096,  /* none that a test opens has a higher number */
+};
+
+struct loop *loop;
+
+static struct {
+    int turns_left; /* before the loop returns to the test; -1: it runs freely */
+    bool was_idle;  /* the last turn had nothing to do */
+    bool clock_was_moved;
+    int64_t ahead_ms; /* of the real clock */
+    const char *expected;
+    const char *file;
+    int line;
+    int64_t deadline_ms;
+    int descriptors; /* open before the test */
+    struct rlimit limit;
+    char log[16384];
+    size_t log_size;
+    int log_writes;
+} unit = {.turns_left = -1};
+
+/* --- The stand-ins --- */
+
+int epoll_wait(int fd, struct epoll_event *events, int most, int timeout)
+{
+    int wait = timeout;
+
+    if (unit.turns_left == 0) { /* the turn is over: back to the test */
+        loop_stop(loop, 0);
+        return 0;
+    }
+    if (unit.turns_left > 0) {
+        unit.turns_left--;
+        wait = timeout < 0 || timeout > TURN_MS ? TURN_MS : timeout;
+    }
+    if (unit.clock_was_moved) /* then timeout was computed from the time before */
+        wait = 0;
+    unit.clock_was_moved = false;
+    int count = epoll_pwait(fd, events, most, wait, NULL);
+    unit.was_idle = count == 0 && wait != timeout;
+    return count;
+}
+
+int clock_gettime(clockid_t id, struct timespec *time)
+{
+    long result = syscall(SYS_clock_gettime, id, time);
+
+    if (id == CLOCK_MONOTONIC) {
+        time->tv_sec += unit.ahead_ms / 1000;
+        time->tv_nsec += unit.ahead_ms % 1000 * 1000000;
+        if (time->tv_nsec >= 1000000000) {
+            time->tv_nsec -= 1000000000;
+            time->tv_sec++;
+        }
+    }
+    return (int)result;
+}
+
+ssize_t write(int fd, const void *bytes, size_t size)
+{
+    if (fd != STDERR_FILENO)
+        return syscall(SYS_write, fd, bytes, size);
+    unit.log_writes++;
+    if (size < sizeof unit.log - unit.log_size) {
+        memcpy(unit.log + unit.log_size, bytes, size);
+        unit.log_size += size;
+    }
+    return (ssize_t)size;
+}
+
+/* --- A test --- */
+
+int unit_begin(void **state)
+{
+    (void)state;
+    alarm(WATCHDOG_S);
+    unit.turns_left = -1;
+    unit.ahead_ms += 2000; /* a complaint of the test before must not hold back this one's */
+    log_forget();
+    getrlimit(RLIMIT_NOFILE, &unit.limit);
+    unit.descriptors = open_descriptors();
+    loop = loop_new();
+    return loop != NULL ? 0 : -1;
+}
+
+int unit_end(void **state)
+{
+    (void)state;
+    allow_descriptors();
+    loop_free(loop);
+    loop = NULL;
+    setrlimit(RLIMIT_NOFILE, &unit.limit);
+    alarm(0);
+    int more = open_descriptors() - unit.descriptors;
+    if (more != 0)
+        print_error("%d descriptors more than before\n", more);
+    return more == 0 ? 0 : -1;
+}
+
+/* --- The loop --- */
+
+static int64_t real_ms(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000 + now.tv_nsec / 1000000 - unit.ahead_ms;
+}
+
+void unit_expect(const char *condition, const char *file, int line)
+{
+    unit.expected = condition;
+    unit.file = file;
+    unit.line = line;
+    unit.deadline_ms = real_ms() + DEADLINE_MS;
+}
+
+static void fail_at(const char *file, int line, const char *what)
+{
+    print_error("%s; logged: %s\n", what, logged());
+    _fail(file, line);
+}
+
+bool unit_turn(void)
+{
+    if (real_ms() > unit.deadline_ms)
+        fail_at(unit.file, unit.line, unit.expected);
+    unit.turns_left = 1;
+    loop_run(loop);
+    unit.turns_left = -1;
+    return !unit.was_idle;
+}
+
+void unit_rest(const char *file, int line)
+{
+    int turns = 0;
+
+    unit_expect("rest", file, line);
+    while (unit_turn())
+        if (++turns == REST_TURNS)
+            fail_at(file, line, "the loop keeps turning");
+}
+
+void later(int ms)
+{
+    unit_expect("later", __FILE__, __LINE__);
+    unit.ahead_ms += ms;
+    unit.clock_was_moved = true;
+    unit_turn();
+}
+
+/* --- Connections --- */
+
+/* Numeric addresses only. Returns the size. */
+static socklen_t make_address(const char *text, int port, struct sockaddr_storage *storage)
+{
+    struct sockaddr_in *v4 = (struct sockaddr_in *)storage;
+    struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)storage;
+
+    *storage = (struct sockaddr_storage){0};
+    if (inet_pton(AF_INET, text, &v4->sin_addr) == 1) {
+        v4->sin_family = AF_INET;
+        v4->sin_port = htons((uint16_t)port);
+        return sizeof *v4;
+    }
+    assert_int_equal(inet_pton(AF_INET6, text, &v6->sin6_addr), 1);
+    v6->sin6_family = AF_INET6;
+    v6->sin6_port = htons((uint16_t)port);
+    return sizeof *v6;
+}
+
+int listening_on(const char *address, int port, int backlog)
+{
+    struct sockaddr_storage storage;
+    socklen_t size = make_address(address, port, &storage);
+    int fd = socket(storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+    if (fd < 0 || (bind(fd, (struct sockaddr *)&storage, size) == 0 && listen(fd, backlog) == 0))
+        return fd;
+    int error = errno;
+    close(fd);
+    errno = error;
+    return -1;
+}
+
+int port_of(int fd)
+{
+    struct sockaddr_storage storage;
+    socklen_t size = sizeof storage;
+
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&storage, &size), 0);
+    return ntohs(storage.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&storage)->sin6_port
+                                               : ((struct sockaddr_in *)&storage)->sin_port);
+}
+
+int connecting_to(const char *address, int port)
+{
+    struct sockaddr_storage storage;
+    socklen_t size = make_address(address, port, &storage);
+    int fd = socket(storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+    assert_true(fd >= 0);
+    if (connect(fd, (struct sockaddr *)&storage, size) != 0)
+        assert_int_equal(errno, EINPROGRESS);
+    return fd;
+}
+
+bool has_ipv6(void)
+{
+    int fd = listening_on("::1", 0, 1);
+
+    if (fd >= 0)
+        close(fd);
+    return fd >= 0;
+}
+
+struct pair pair_open(void)
+{
+    int listening = listening_on("127.0.0.1", 0, 1);
+    struct pair pair = {.ours = -1};
+
+    assert_true(listening >= 0);
+    pair.peer = connecting_to("127.0.0.1", port_of(listening));
+    eventually((pair.ours = accept4(listening, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0);
+    sock_tune(pair.ours);
+    sock_tune(pair.peer);
+    close(listening);
+    return pair;
+}
+
+void tell_bytes(int fd, const void *bytes, size_t size)
+{
+    assert_int_equal(send(fd, bytes, size, MSG_NOSIGNAL), size);
+}
+
+void tell(int fd, const char *text)
+{
+    tell_bytes(fd, text, strlen(text));
+}
+
+void finish(int fd)
+{
+    assert_int_equal(shutdown(fd, SHUT_WR), 0);
+}
+
+/* recv, which turns the loop until something comes. */
+static ssize_t receive(int fd, char *bytes, size_t size)
+{
+    ssize_t count = recv(fd, bytes, size, 0);
+
+    while (count < 0 && errno == EAGAIN) {
+        unit_turn();
+        count = recv(fd, bytes, size, 0);
+    }
+    return count;
+}
+
+void unit_expect_text(int fd, const char *text, const char *file, int line)
+{
+    char came[4096] = "";
+    size_t size = 0, wanted = strlen(text);
+
+    assert_true(wanted < sizeof came);
+    unit_expect(text, file, line);
+    while (size < wanted) {
+        ssize_t count = receive(fd, came + size, wanted - size);
+        if (count <= 0)
+            fail_at(file, line, count == 0 ? "came: an end" : "came: a reset");
+        size += (size_t)count;
+    }
+    came[size] = '\0';
+    _assert_string_equal(came, text, file, line);
+}
+
+void unit_expect_last(int fd, int error, const char *file, int line)
+{
+    char byte;
+
+    unit_expect(error != 0 ? "a reset comes" : "an end comes", file, line);
+    ssize_t count = receive(fd, &byte, 1);
+    if (count > 0)
+        fail_at(file, line, "more bytes came");
+    _assert_int_equal((unsigned long)(count == 0 ? 0 : errno), (unsigned long)error, file, line);
+}
+
+void unit_expect_nothing(int fd, const char *file, int line)
+{
+    char byte;
+
+    if (recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 || errno != EAGAIN)
+        fail_at(file, line, "something came");
+}
+
+/* --- Descriptors --- */
+
+bool is_closed(int fd)
+{
+    return fcntl(fd, F_GETFD) < 0;
+}
+
+int unwatchable(void)
+{
+    int fd = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    assert_true(fd >= 0);
+    return fd;
+}
+
+int open_descriptors(void)
+{
+    int count = 0;
+
+    for (int fd = 0; fd < DESCRIPTORS; fd++)
+        count += !is_closed(fd);
+    return count;
+}
+
+static void limit_descriptors(rlim_t soft)
+{
+    struct rlimit limit;
+
+    getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = soft;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+void forbid_descriptors(void)
+{
+    limit_descriptors(0);
+}
+
+void allow_descriptors(void)
+{
+    struct rlimit limit;
+
+    getrlimit(RLIMIT_NOFILE, &limit);
+    limit_descriptors(limit.rlim_max);
+}
+
+int with_descriptors(int limit, int (*work)(void))
+{
+    struct rlimit both = {(rlim_t)limit, (rlim_t)limit};
+    int status = 0;
+    pid_t child = fork();
+
+    assert_true(child >= 0);
+    if (child == 0)
+        _exit(setrlimit(RLIMIT_NOFILE, &both) == 0 ? work() : 101);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    assert_int_not_equal(WEXITSTATUS(status), 101);
+    return WEXITSTATUS(status);
+}
+
+/* --- The log --- */
+
+const char *logged(void)
+{
+    unit.log[unit.log_size] = '\0';
+    return unit.log;
+}
+
+int times_logged(const char *text)
+{
+    int times = 0;
+
+    for (const char *at = strstr(logged(), text); at != NULL; at = strstr(at + 1, text))
+        times++;
+    return times;
+}
+
+int writes_to_log(void)
+{
+    return unit.log_writes;
+}
+
+void log_forget(void)
+{
+    unit.log_size = 0;
+    unit.log_writes = 0;
+}
