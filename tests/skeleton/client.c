@@ -1,0 +1,20 @@
+/* Stage 0, client: joins each connection that it accepts to one to TARGET. It reads its command line; the rest is yours. */
+#include "../common/log.h"
+#include "../common/loop.h"
+#include "../common/options.h"
+
+int main(int argc, char **argv)
+{
+    struct options options = {.listen_port = 54286};
+    int status = options_parse(&options, "client", argc, argv, OPT_LISTEN_PORT | OPT_BIND, "[TARGET]");
+
+    if (status != OPTIONS_OK)
+        return status;
+    struct loop *loop = loop_new();
+    if (loop == NULL)
+        return 1;
+    say("nobody listens on port %d yet", options.listen_port);
+    status = loop_run(loop);
+    loop_free(loop);
+    return status;
+}

@@ -1,0 +1,97 @@
+/* The tests that several stages share. Each test_stageN.c lists those that are its stage's. */
+#ifndef TESTS_SPEC_H
+#define TESTS_SPEC_H
+
+#include "roles.h"
+
+/* spec_join.c: two joined connections */
+void test_what_one_side_says_reaches_the_other(void);
+void test_bytes_both_ways_at_once_arrive_as_they_were_sent(void);
+void test_pairs_are_joined_apart_from_each_other(void);
+void test_a_user_that_closes_its_side_still_gets_its_answer(void);
+void test_an_app_that_closes_its_side_still_hears_the_user(void);
+void test_an_app_that_speaks_first_is_heard(void);
+void test_an_answer_before_the_end_of_the_question_reaches_the_user(void);
+void test_a_reset_by_the_user_reaches_the_app_as_a_reset(void);
+void test_a_reset_by_the_app_reaches_the_user_as_a_reset(void);
+void test_a_side_that_does_not_read_stops_only_its_own_pair(void);
+void test_joined_connections_cost_nothing_while_nothing_is_said(void);
+void test_joined_connections_leave_no_descriptor_behind(void);
+
+/* spec_cli.c: the command line */
+void test_help_names_the_options_of_this_stage_and_no_others(void);
+void test_version_is_one_line_and_exit_is_0(void);
+void test_wrong_usage_is_one_line_and_exit_is_2(void);
+void test_wrong_seconds_and_numbers_are_wrong_usage(void);
+void test_an_option_of_another_stage_is_wrong_usage(void);
+void test_a_given_port_is_listened_on(void);
+void test_a_port_that_is_taken_is_one_line_and_exit_is_1(void);
+void test_the_default_ports_are_those_of_the_book(void);
+void test_a_name_that_is_unknown_is_one_line_and_exit_is_1(void);
+void test_all_addresses_are_listened_on_ipv6_and_ipv4(void);
+void test_bind_names_the_one_address_to_listen_on(void);
+void test_every_log_line_has_its_time_and_program_in_front(void);
+void test_verbose_logs_more_and_quiet_logs_nothing_while_all_is_well(void);
+void test_sigint_and_sigterm_stop_both_with_exit_0(void);
+void test_a_server_that_was_killed_gets_its_ports_again_at_once(void);
+
+/* spec_control.c: the control connection */
+void test_the_server_answers_hello_with_welcome(void);
+void test_the_server_answers_each_ping_with_pong(void);
+void test_the_server_understands_a_line_that_comes_byte_by_byte(void);
+void test_the_server_understands_lines_that_come_together(void);
+void test_the_server_tells_a_second_client_busy_and_closes(void);
+void test_the_server_welcomes_the_next_client_when_the_first_has_gone(void);
+void test_the_server_closes_a_connection_that_says_anything_but_hello(void);
+void test_the_server_closes_a_line_of_128_bytes_before_its_end(void);
+void test_the_server_drops_a_client_that_says_anything_but_ping(void);
+void test_the_server_drops_a_client_that_is_silent_for_three_heartbeats(void);
+void test_the_server_is_not_disturbed_by_strangers(void);
+void test_whoever_does_not_say_the_first_line_within_5_s_is_closed(void);
+
+void test_the_client_says_hello_first_and_then_waits(void);
+void test_the_client_pings_once_in_a_heartbeat(void);
+void test_the_client_understands_lines_in_pieces_and_together(void);
+void test_the_client_drops_a_server_that_is_silent_for_three_heartbeats(void);
+void test_the_client_comes_back_half_a_second_after_any_loss(void);
+void test_the_client_comes_back_when_it_was_told_busy(void);
+void test_the_client_waits_longer_after_each_failure_until_a_welcome(void);
+void test_the_client_keeps_trying_while_no_server_is_there(void);
+void test_the_client_tries_every_address_of_a_name(void);
+void test_the_client_does_not_take_the_welcome_of_another_stage(void);
+
+void test_client_and_server_find_each_other_again_after_a_restart(void);
+void test_a_second_client_takes_over_when_the_first_ends(void);
+
+/* spec_proxy.c: users and proxy connections */
+void test_the_token_is_32_hex_digits_and_new_in_every_session(void);
+void test_the_server_asks_for_one_proxy_connection_per_user(void);
+void test_a_proxy_connection_is_joined_to_the_user_that_waits(void);
+void test_users_are_served_first_come_first_served(void);
+void test_proxy_connections_are_used_first_come_first_served(void);
+void test_what_a_user_says_while_it_waits_is_not_lost(void);
+void test_the_proxy_line_may_come_byte_by_byte(void);
+void test_bytes_right_behind_the_proxy_line_are_for_the_user(void);
+void test_a_wrong_token_never_meets_a_user(void);
+void test_an_old_token_never_meets_a_user(void);
+void test_a_proxy_connection_of_a_client_that_has_gone_never_meets_a_user(void);
+void test_each_port_knows_its_own_first_line_only(void);
+void test_a_user_that_closes_its_side_while_it_waits_is_served(void);
+void test_a_user_that_is_reset_while_it_waits_loses_its_place(void);
+void test_a_proxy_connection_that_is_reset_while_it_waits_is_not_used(void);
+void test_a_user_is_dropped_when_nobody_serves_it_within_the_wait(void);
+void test_users_that_come_while_no_client_is_there_are_served_when_it_comes(void);
+void test_users_that_wait_when_the_client_is_lost_are_served_when_it_is_back(void);
+void test_no_request_is_lost_when_the_client_does_not_read(void);
+void test_waiting_costs_no_processor_time(void);
+void test_joined_connections_outlive_the_control_connection(void);
+void test_the_soft_limit_on_descriptors_is_raised(void);
+void test_a_server_without_free_descriptors_goes_on_when_some_are_free(void);
+void test_a_user_is_logged_with_number_address_bytes_and_time(void);
+
+void test_the_client_opens_a_proxy_connection_per_create_proxy(void);
+void test_the_client_uses_the_token_of_its_newest_welcome(void);
+void test_the_client_lives_on_when_the_proxy_port_cannot_be_reached(void);
+void test_the_six_steps_are_logged_with_their_numbers(void);
+
+#endif

@@ -1,0 +1,578 @@
+/* Users and proxy connections: who waits for whom, who meets whom, and who never does. */
+#include "spec.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+
+/* ---- the server; the test plays the client and the users ---- */
+
+void test_the_token_is_32_hex_digits_and_new_in_every_session(void)
+{
+    enum { SESSIONS = 8 };
+    struct server server = start_server("");
+    char tokens[SESSIONS][TOKEN_DIGITS + 1];
+
+    for (int i = 0; i < SESSIONS; i++) {
+        struct peer client = open_control(&server); /* which checks the digits */
+        int same = 0;
+
+        memcpy(tokens[i], server.token, sizeof tokens[i]);
+        for (int j = 0; j < i; j++)
+            if (memcmp(tokens[i], tokens[j], 8) == 0) /* of eight random digits already, all are different */
+                unmet(server.program, "a new random token in every session", "`%s` came after `%s`",
+                      tokens[i], tokens[j]);
+        for (int j = 0; j < TOKEN_DIGITS; j++)
+            same += tokens[i][j] == tokens[0][j];
+        if (i > 0 && same > 24)
+            unmet(server.program, "tokens of random digits", "`%s` came after `%s`", tokens[i], tokens[0]);
+        leave(&client);
+        await_turn(&server);
+    }
+}
+
+void test_the_server_asks_for_one_proxy_connection_per_user(void)
+{
+    struct server server = start_server("");
+    struct peer client = open_control(&server);
+
+    for (int i = 0; i < 5; i++) {
+        await_turn(&server);
+        expect_nothing_yet(&client); /* nothing is asked for before a user comes */
+        open_public(&server, &client, "a user");
+    }
+    expect_pong(&client);
+}
+
+/* The proxy connection is the user's: each hears the other. */
+static void expect_joined(struct peer *user, struct peer *proxy)
+{
+    expect_start(proxy);
+    say(user, "%s asks", user->name);
+    char question[100], answer[100];
+    snprintf(question, sizeof question, "%s asks", user->name);
+    snprintf(answer, sizeof answer, "%s answers", proxy->name);
+    expect_bytes(proxy, question);
+    say(proxy, "%s", answer);
+    expect_bytes(user, answer);
+}
+
+void test_a_proxy_connection_is_joined_to_the_user_that_waits(void)
+{
+    struct server server = start_server("");
+    struct peer client = open_control(&server);
+
+    for (int i = 0; i < 3; i++) {
+        struct peer user = open_public(&server, &client, "the user");
+        struct peer proxy = open_proxy(&server, "the proxy connection");
+
+        expect_joined(&user, &proxy);
+    }
+    expect_pong(&client);
+}
+
+void test_users_are_served_first_come_first_served(void)
+{
+    static const char *const names[] = {"the first user", "the second user", "the third user",
+                                        "the fourth user"};
+    struct server server = start_server("");
+    struct peer client = open_control(&server), users[4];
+
+    for (int i = 0; i < 4; i++)
+        users[i] = open_public(&server, &client, names[i]);
+    for (int i = 0; i < 4; i++) {
+        struct peer proxy = open_proxy(&server, "the proxy connection");
+
+        expect_joined(&users[i], &proxy);
+    }
+}
+
+void test_proxy_connections_are_used_first_come_first_served(void)
+{
+    static const char *const names[] = {"the first proxy connection", "the second proxy connection",
+                                        "the third proxy connection"};
+    struct server server = start_server("");
+    struct peer client = open_control(&server), proxies[3];
+
+    for (int i = 0; i < 3; i++) {
+        proxies[i] = open_proxy(&server, names[i]);
+        await_proxy_turn(&server);
+    }
+    for (int i = 0; i < 3; i++) {
+        struct peer user = dial("the user", server.program, server.public_port);
+
+        expect_joined(&user, &proxies[i]);
+    }
+    leave(&client);
+}
+
+void test_what_a_user_says_while_it_waits_is_not_lost(void)
+{
+    struct server server = start_server("");
+    struct peer client = open_control(&server);
+    struct peer user = open_public(&server, &client, "the user");
+    size_t size = stuff(&user);
+    struct peer proxy = open_proxy(&server, "the proxy connection");
+
+    expect_start(&proxy);
+    finish(&user);
+    expect_stuffed(&proxy, size);
+    expect_end(&proxy);
+}
+
+void test_the_proxy_line_may_come_byte_by_byte(void)
+{
+    struct server server = start_server("");
+    struct peer client = open_control(&server);
+    struct peer user = open_public(&server, &client, "the user");
+    struct peer proxy = dial("the proxy connection", server.program, server.proxy_port);
+    char line[TOKEN_DIGITS + 8];
+
+    snprintf(line, sizeof line, "proxy %s\n", server.token);
+    for (const char *c = line; *c != '\0'; c++) {
+        expect_nothing_yet(&proxy);
+        say_bytes(&proxy, c, 1);
+        await_turn(&server); /* so each byte comes alone */
+    }
+    expect_joined(&user, &proxy);
+}
+
+void test_bytes_right_behind_the_proxy_line_are_for_the_user(void)
+{
+    struct server server = start_server("");
+    struct peer client = open_control(&server);
+    struct peer user = open_public(&server, &client, "the user");
+    struct peer proxy = dial("the proxy connection", server.program, server.proxy_port);
+
+    say(&proxy, "proxy %s\nproxy %s\nand more", server.token, server.token);
+    expect_bytes(&user, "proxy ");
+    expect_bytes(&user, server.token);
+    expect_bytes(&user, "\nand more");
+    expect_joined(&user, &proxy);
+}
+
+/* It is closed, and the user that waits hears nothing of it. */
+static void expect_turned_away(struct server *server, const char *format, const char *token)
+{
+    struct peer stranger = dial("a proxy connection of nobody", server->program, server->proxy_port);
+
+    say(&stranger, format, token);
+    expect_closed(&stranger, "to be closed for a wrong token");
+}
+
+void test_a_wrong_token_never_meets_a_user(void)
+{
+    struct server server = start_server("");
+    struct peer client = open_control(&server);
+    struct peer user = open_public(&server, &client, "the user");
+    char wrong[TOKEN_DIGITS + 2];
+    int64_t began = now_ms();
+
+    for (int i = 0; i < TOKEN_DIGITS; i++) { /* one digit wrong */
+        snprintf(wrong, sizeof wrong, "%s", server.token);
+        wrong[i] = wrong[i] == '0' ? '1' : '0';
+        expect_turned_away(&server, "proxy %s\n", wrong);
+    }
+    for (int i = 0; i < TOKEN_DIGITS; i += 5) { /* too few of them */
+        snprintf(wrong, sizeof wrong, "%.*s", i, server.token);
+        expect_turned_away(&server, "proxy %s\n", wrong);
+    }
+    expect_turned_away(&server, "proxy %s0\n", server.token);
+    expect_turned_away(&server, "proxy %s \n", server.token);
+    expect_turned_away(&server, "proxy  %s\n", server.token);
+    expect_turned_away(&server, "proxy%s\n", server.token);
+    expect_turned_away(&server, "%s\n", server.token);
+    expect_turned_away(&server, "Proxy %s\n", server.token);
+    expect_turned_away(&server, "proxy\n%s", "");
+    expect_turned_away(&server, "%s\n", "");
+    expect_turned_away(&server, "proxy 00000000000000000000000000000000\n%s", "");
+    expect_sooner_than(server.program, began, 4, "all of them to be closed at once");
+    expect_nothing_yet(&user);
+
+    struct peer proxy = open_proxy(&server, "the proxy connection");
+    expect_joined(&user, &proxy);
+}
+
+void test_an_old_token_never_meets_a_user(void)
+{
+    struct server server = start_server("");
+    struct peer client = open_control(&server);
+    char old[TOKEN_DIGITS + 1];
+
+    memcpy(old, server.token, sizeof old);
+    leave(&client);
+    await_turn(&server);
+    expect_turned_away(&server, "proxy %s\n", old); /* while no client is there */
+    expect_turned_away(&server, "proxy %s\n", "");
+    expect_turned_away(&server, "proxy 00000000000000000000000000000000\n%s", "");
+    client = open_control(&server);
+    struct peer user = open_public(&server, &client, "the user");
+    expect_turned_away(&server, "proxy %s\n", old); /* while the next one is there */
+    expect_nothing_yet(&user);
+}
+
+void test_a_proxy_connection_of_a_client_that_has_gone_never_meets_a_user(void)
+{
+    struct server server = start_server("");
+    struct peer client = open_control(&server), proxy = open_proxy(&server, "the proxy connection");
+
+    await_proxy_turn(&server);
+    expect_nothing_yet(&proxy);
+    leave(&client);
+    expect_closed(&proxy, "to be closed when its client has gone");
+    client = open_control(&server);
+    struct peer user = open_public(&server, &client, "the user");
+    struct peer another = open_proxy(&server, "the next proxy connection");
+    expect_joined(&user, &another);
+}
+
+void test_each_port_knows_its_own_first_line_only(void)
+{
+    struct server server = start_server("");
+    struct peer client = open_control(&server);
+    struct peer user = open_public(&server, &client, "the user");
+    struct peer lost = dial("a proxy connection at the control port", server.program, server.control_port);
+
+    say(&lost, "proxy %s\n", server.token);
+    expect_closed(&lost, "to be closed, as this is no first line there");
+    lost = dial("a client at the proxy port", server.program, server.proxy_port);
+    say(&lost, "hello\n");
+    expect_closed(&lost, "to be closed, as this is no first line there");
+    expect_nothing_yet(&user);
+    expect_pong(&client);
+}
+
+void test_a_user_that_closes_its_side_while_it_waits_is_served(void)
+{
+    struct server server = start_server("");
+    struct peer client = open_control(&server);
+    struct peer user = open_public(&server, &client, "the user");
+
+    say(&user, "question");
+    finish(&user);
+    await_turn(&server);
+    struct peer proxy = open_proxy(&server, "the proxy connection");
+    expect_start(&proxy);
+    expect_bytes(&proxy, "question");
+    expect_end(&proxy);
+    say(&proxy, "answer");
+    leave(&proxy);
+    expect_bytes(&user, "answer");
+    expect_end(&user);
+}
+
+void test_a_user_that_is_reset_while_it_waits_loses_its_place(void)
+{
+    struct server server = start_server("");
+    struct peer client = open_control(&server);
+    struct peer first = open_public(&server, &client, "the first user");
+    struct peer second = open_public(&server, &client, "the second user");
+
+    reset(&first);
+    await_turn(&server);
+    await_proxy_turn(&server);
+    struct peer proxy = open_proxy(&server, "the proxy connection");
+    expect_joined(&second, &proxy);
+}
+
+void test_a_proxy_connection_that_is_reset_while_it_waits_is_not_used(void)
+{
+    struct server server = start_server("");
+    struct peer client = open_control(&server);
+    struct peer first = open_proxy(&server, "the first proxy connection");
+    await_proxy_turn(&server);
+    struct peer second = open_proxy(&server, "the second proxy connection");
+    await_proxy_turn(&server);
+
+    reset(&first);
+    await_turn(&server);
+    expect_pong_among_requests(&client);
+    struct peer user = dial("the user", server.program, server.public_port);
+    expect_joined(&user, &second);
+}
+
+void test_a_user_is_dropped_when_nobody_serves_it_within_the_wait(void)
+{
+    struct server server = start_server("--wait 0.5");
+    int64_t began = now_ms();
+    struct peer alone = dial("a user while no client is there", server.program, server.public_port);
+    struct peer asking = dial("a user that has said everything", server.program, server.public_port);
+
+    say(&asking, "question");
+    finish(&asking);
+    await_turn(&server);
+    struct peer client = open_control(&server);
+    expect_line(&client, "create_proxy");
+    expect_line(&client, "create_proxy");
+    int64_t later = now_ms();
+    struct peer late = open_public(&server, &client, "a user that came later");
+
+    expect_closed(&alone, "to be dropped after the wait");
+    expect_later_than(server.program, began, 0.5, "the wait");
+    expect_closed(&asking, "to be dropped after the wait");
+    expect_closed(&late, "to be dropped after the wait");
+    expect_later_than(server.program, later, 0.5, "the wait");
+    /* and the next is served as if nothing had been */
+    struct peer user = open_public(&server, &client, "the user");
+    struct peer proxy = open_proxy(&server, "the proxy connection");
+    expect_joined(&user, &proxy);
+}
+
+void test_users_that_come_while_no_client_is_there_are_served_when_it_comes(void)
+{
+    struct server server = start_server("");
+    struct peer first = dial("the first user", server.program, server.public_port);
+    await_turn(&server);
+    struct peer second = dial("the second user", server.program, server.public_port);
+    await_turn(&server);
+    struct peer client = open_control(&server);
+
+    expect_line(&client, "create_proxy");
+    expect_line(&client, "create_proxy");
+    expect_pong(&client);
+    struct peer proxy = open_proxy(&server, "the proxy connection");
+    expect_joined(&first, &proxy);
+    proxy = open_proxy(&server, "the proxy connection");
+    expect_joined(&second, &proxy);
+}
+
+void test_users_that_wait_when_the_client_is_lost_are_served_when_it_is_back(void)
+{
+    struct server server = start_server("");
+    struct peer client = open_control(&server);
+    struct peer served = open_public(&server, &client, "a user that was served");
+    struct peer proxy = open_proxy(&server, "the proxy connection");
+    expect_joined(&served, &proxy);
+    struct peer first = open_public(&server, &client, "the first user");
+    struct peer second = open_public(&server, &client, "the second user");
+
+    reset(&client);
+    await_turn(&server);
+    client = open_control(&server);
+    expect_line(&client, "create_proxy");
+    expect_line(&client, "create_proxy");
+    expect_pong(&client); /* one request for each that still waits */
+    proxy = open_proxy(&server, "the proxy connection");
+    expect_joined(&first, &proxy);
+    proxy = open_proxy(&server, "the proxy connection");
+    expect_joined(&second, &proxy);
+}
+
+void test_no_request_is_lost_when_the_client_does_not_read(void)
+{
+    enum { USERS = 1500 };
+    static struct peer users[USERS];
+    struct rlimit limit;
+
+    getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+    if (limit.rlim_cur < 3 * USERS)
+        skip_test("this system does not let a program have enough descriptors");
+    struct server server = start_server("");
+    struct peer client =
+        dial_narrowly("the client", server.program, server.control_port); /* little fits in between */
+    greet(&server, &client);
+    for (int i = 0; i < USERS; i++)
+        users[i] = dial("a user", server.program, server.public_port);
+    await_turn(&server);
+    for (int i = 0; i < USERS; i++)
+        expect_line(&client, "create_proxy");
+    for (int i = 0; i < USERS; i++) {
+        struct peer proxy = open_proxy(&server, "a proxy connection");
+
+        expect_start(&proxy);
+        say(&proxy, "%d.", i);
+        leave(&proxy);
+    }
+    for (int i = 0; i < USERS; i++) {
+        char number[10];
+
+        snprintf(number, sizeof number, "%d.", i);
+        expect_bytes(&users[i], number);
+        leave(&users[i]);
+    }
+}
+
+void test_waiting_costs_no_processor_time(void)
+{
+    struct server server = start_server("");
+    struct peer client = open_control(&server);
+    struct peer half = dial("a stranger with half a line", server.program, server.control_port);
+    struct peer quiet = open_public(&server, &client, "a user that says nothing");
+    struct peer talking = open_public(&server, &client, "a user that says something");
+    struct peer asking = open_public(&server, &client, "a user that has said everything");
+
+    (void)quiet;
+    say(&half, "hel");
+    say(&talking, "something");
+    say(&asking, "something");
+    finish(&asking);
+    expect_pong(&client);
+    expect_idle(server.program);
+}
+
+void test_joined_connections_outlive_the_control_connection(void)
+{
+    for (int way = 0; way < (stage == 2 ? 1 : 2); way++) { /* through the server; through the client */
+        struct pair pair = join(way);
+
+        exchange(&pair.user, &pair.app, 1000, 1000);
+        if (way == 0) {
+            leave(&pair.control);
+            await_turn(&pair.server);
+            open_control(&pair.server);
+        } else {
+            leave(&pair.client.server);
+            expect_hello(&pair.client);
+        }
+        exchange(&pair.user, &pair.app, 100000, 100000);
+        finish(&pair.user);
+        expect_end(&pair.app);
+        exchange(&pair.app, &pair.user, 100000, 0);
+        finish(&pair.app);
+        expect_end(&pair.user);
+    }
+}
+
+void test_the_soft_limit_on_descriptors_is_raised(void)
+{
+    enum { USERS = 60 };
+    struct program *program =
+        run_limited(24, 512, "server", "-c 0 -u 0 -x 0%s", stage == 3 ? " --spares 0" : "");
+    struct server server = {.program = program,
+                            .control_port = port_for(program, "the client"),
+                            .public_port = port_for(program, "users"),
+                            .proxy_port = port_for(program, "proxy connections")};
+    struct peer client = open_control(&server), users[USERS];
+
+    for (int i = 0; i < USERS; i++)
+        users[i] = open_public(&server, &client, "a user");
+    for (int i = 0; i < USERS; i++) {
+        struct peer proxy = open_proxy(&server, "a proxy connection");
+
+        expect_joined(&users[i], &proxy);
+    }
+}
+
+void test_a_server_without_free_descriptors_goes_on_when_some_are_free(void)
+{
+    enum { USERS = 100 };
+    struct program *program =
+        run_limited(48, 48, "server", "-c 0 -u 0 -x 0%s", stage == 3 ? " --spares 0" : "");
+    struct server server = {.program = program,
+                            .control_port = port_for(program, "the client"),
+                            .public_port = port_for(program, "users"),
+                            .proxy_port = port_for(program, "proxy connections")};
+    struct peer client = open_control(&server), users[USERS];
+
+    for (int i = 0; i < USERS; i++)
+        users[i] = dial("one user of many", program, server.public_port);
+    expect_idle(program);
+    for (int i = 0; i < USERS; i++)
+        reset(&users[i]);
+    /* Whatever was asked for those, the control connection lives, and the next user is served. */
+    expect_pong_among_requests(&client);
+    struct peer user = dial("the user", program, server.public_port);
+    say(&user, "still there?");
+    for (int64_t until = now_ms() + (int64_t)(patience() * 1000); now_ms() < until;) {
+        struct peer proxy =
+            open_proxy(&server, "a proxy connection"); /* may still meet one of those who have gone */
+
+        if (hears(&proxy, "still there?", 0.3))
+            return;
+    }
+    unmet(program, "the next user to be served", "it was not in time");
+}
+
+void test_a_user_is_logged_with_number_address_bytes_and_time(void)
+{
+    struct server server = start_server("");
+    struct peer client = open_control(&server);
+    struct peer user = open_public(&server, &client, "the user");
+    struct peer proxy = open_proxy(&server, "the proxy connection");
+    char text[100];
+
+    expect_start(&proxy);
+    exchange(&user, &proxy, 412, 1234567);
+    snprintf(text, sizeof text, "user [0-9]+ .*[^0-9]%d([^0-9]|$)", own_port(&user));
+    expect_log(server.program, text, "a log line with the user's number and its address");
+    leave(&user);
+    leave(&proxy);
+    expect_log(server.program, "user [0-9]+ done: 412 B up, 1\\.2 MB down, [0-9]+\\.[0-9] s",
+               "the log line `user N done: 412 B up, 1.2 MB down, T s`");
+}
+
+/* ---- the client; the test plays the server ---- */
+
+void test_the_client_opens_a_proxy_connection_per_create_proxy(void)
+{
+    struct client client = start_welcome_client("");
+
+    ask_for_proxy(&client, first_token, "a proxy connection");
+    expect_no_caller_yet(&client.proxy);
+    say(&client.server, "create_proxy\ncreate_proxy\ncreate_");
+    for (int i = 0; i < 2; i++)
+        expect_proxy(&client, first_token, "a proxy connection");
+    say(&client.server, "proxy\n");
+    expect_proxy(&client, first_token, "a proxy connection");
+    answer_ping(&client);
+    expect_no_caller_yet(&client.proxy);
+}
+
+void test_the_client_uses_the_token_of_its_newest_welcome(void)
+{
+    struct client client = start_welcome_client("");
+
+    ask_for_proxy(&client, first_token, "a proxy connection");
+    leave(&client.server);
+    expect_hello(&client);
+    welcome(&client, second_token);
+    ask_for_proxy(&client, second_token, "a proxy connection");
+}
+
+void test_the_client_lives_on_when_the_proxy_port_cannot_be_reached(void)
+{
+    struct client client =
+        start_client_at(open_door("the server's control port"), hold_port("the server's proxy port"),
+                        open_door("the local app"), "--heartbeat 0.5");
+
+    expect_hello(&client);
+    welcome(&client, first_token);
+    say(&client.server, "create_proxy\n");
+    for (int i = 0; i < 2; i++)
+        answer_ping(&client);
+    open_it(&client.proxy);
+    ask_for_proxy(&client, first_token, "a proxy connection");
+}
+
+/* ---- both ---- */
+
+void test_the_six_steps_are_logged_with_their_numbers(void)
+{
+    struct server server = start_server("");
+    struct door app = open_door("the local app");
+    struct program *client =
+        stage == 3
+            ? run("client", "-c %d -x %d %d 127.0.0.1", server.control_port, server.proxy_port, app.port)
+            : run("client", "-c %d -x %d 127.0.0.1", server.control_port, server.proxy_port);
+    struct peer user = dial("the user", server.program, server.public_port);
+
+    say(&user, "x");
+    if (stage == 3) {
+        struct peer private = expect_caller(&app, "the local app");
+
+        expect_bytes(&private, "x");
+    } else {
+        expect_bytes(&user, "x");
+    }
+    for (int step = 1; step <= 6; step++) {
+        char text[20];
+
+        snprintf(text, sizeof text, "step %d:", step);
+        if (!has_logged(server.program, text) && !has_logged(client, text))
+            unmet(server.program, "each of the six steps in the log of server or client",
+                  "`%s` is in neither", text);
+    }
+}
