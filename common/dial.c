@@ -97,10 +97,8 @@ int target_of_peer(struct target *target, int fd, int port)
 static void close_attempt(struct dial *dial)
 {
     timer_stop(&dial->timer);
-    watch_stop(dial->loop, &dial->watch);
     if (dial->watch.fd >= 0)
-        close(dial->watch.fd);
-    dial->watch.fd = -1;
+        watch_close(dial->loop, &dial->watch);
 }
 
 static void on_connected(void *owner, unsigned ready);
@@ -157,14 +155,12 @@ static void fail(struct dial *dial, int error)
 
 /* Where nobody listens on a port of this machine, the kernel may pick that very port for the dialing end,
  * and the two SYNs meet (RFC 9293, 3.5: simultaneous open). It would be a connection with oneself. */
-static bool is_connected_to_itself(int fd)
+static bool is_own_address(int fd, const struct sockaddr_storage *address)
 {
-    struct sockaddr_storage here = {0}, there = {0};
-    socklen_t here_size = sizeof here, there_size = sizeof there;
+    struct sockaddr_storage own = {0};
+    socklen_t size = sizeof own;
 
-    return getsockname(fd, (struct sockaddr *)&here, &here_size) == 0 &&
-           getpeername(fd, (struct sockaddr *)&there, &there_size) == 0 &&
-           memcmp(&here, &there, sizeof here) == 0;
+    return getsockname(fd, (struct sockaddr *)&own, &size) == 0 && memcmp(&own, address, sizeof own) == 0;
 }
 
 static void on_timeout(void *owner)
@@ -179,7 +175,7 @@ static void on_connected(void *owner, unsigned ready)
     int error = sock_error(fd);
 
     (void)ready;
-    if (error == 0 && is_connected_to_itself(fd))
+    if (error == 0 && is_own_address(fd, &dial->target->addresses[dial->at]))
         error = ECONNREFUSED;
     if (error != 0) {
         fail(dial, error);

@@ -135,5 +135,6 @@ void line_close(struct line_conn *conn)
 {
     if (!conn->watch.active)
         return;
-    close(line_detach(conn));
+    timer_stop(&conn->silence);
+    watch_close(conn->loop, &conn->watch);
 }

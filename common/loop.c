@@ -87,15 +87,27 @@ int watch_change(struct loop *loop, struct watch *watch, unsigned interest)
     return 0;
 }
 
+static void cross_out(struct loop *loop, struct watch *watch)
+{
+    watch->active = false;
+    for (int i = loop->batch_at; i < loop->batch_size; i++)
+        if (loop->batch[i].data.ptr == watch)
+            loop->batch[i].data.ptr = NULL;
+}
+
 void watch_stop(struct loop *loop, struct watch *watch)
 {
     if (!watch->active)
         return;
     epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, watch->fd, NULL);
-    watch->active = false;
-    for (int i = loop->batch_at; i < loop->batch_size; i++)
-        if (loop->batch[i].data.ptr == watch)
-            loop->batch[i].data.ptr = NULL;
+    cross_out(loop, watch);
+}
+
+void watch_close(struct loop *loop, struct watch *watch)
+{
+    close(watch->fd); /* which takes it out of the kernel's set: epoll(7) */
+    cross_out(loop, watch);
+    watch->fd = -1;
 }
 
 void timer_start(struct loop *loop, struct timer *timer, int ms, void (*on_due)(void *owner), void *owner)

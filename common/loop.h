@@ -66,6 +66,7 @@ uint64_t loop_now_ms(const struct loop *loop);
 int watch_start(struct loop *loop, struct watch *watch, int fd, unsigned interest,
                 void (*on_ready)(void *owner, unsigned ready), void *owner);
 int watch_change(struct loop *loop, struct watch *watch, unsigned interest); /* starts a stopped one again */
+void watch_close(struct loop *loop, struct watch *watch);                    /* watch_stop, and closes fd */
 void watch_stop(struct loop *loop, struct watch *watch);                     /* before its fd is closed */
 
 /* Calls on_due(owner) once, in ms milliseconds; 0: when the events of this turn are done. Starts over if it was running.

@@ -137,6 +137,11 @@ static void end_pump(struct relay *relay, int i)
     relay->state[i] = ENDED;
 }
 
+static bool both_ended(const struct relay *relay)
+{
+    return relay->state[0] == ENDED && relay->state[1] == ENDED;
+}
+
 static void look_after_leaving(void *owner);
 
 /* This end is lost: nothing can be sent there any more. What it sent before may still be read. */
@@ -163,7 +168,7 @@ static void on_nothing_read(struct relay *relay, int i, ssize_t count)
     end_pump(relay, i);
     if (count < 0)
         on_broken(relay, i);
-    else if (!relay->leaving)
+    else if (!relay->leaving && !both_ended(relay)) /* if so, closing says the same */
         shutdown(relay->ends[other(relay, i)].fd, SHUT_WR);
 }
 
@@ -255,13 +260,11 @@ static void close_end(struct relay *relay, int end)
 {
     struct watch *watch = &relay->ends[end];
 
-    watch_stop(relay->relays->loop, watch);
     if (watch->fd < 0)
         return;
     if (relay->leaving)
-        sock_reset(watch->fd);
-    else
-        close(watch->fd);
+        sock_reset_on_close(watch->fd);
+    watch_close(relay->relays->loop, watch);
 }
 
 /* After a crowd has left: malloc keeps what was freed for the next one; the system shall have it. */
@@ -299,11 +302,6 @@ static void finish(struct relay *relay)
 
     free_relay(relay);
     relays->on_done(relays->owner, &report);
-}
-
-static bool both_ended(const struct relay *relay)
-{
-    return relay->state[0] == ENDED && relay->state[1] == ENDED;
 }
 
 /* Whether those ends that can still hear have got everything. */

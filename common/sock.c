@@ -101,12 +101,11 @@ int sock_say(int fd, const char *format, ...)
     return send(fd, line, (size_t)length + 1, MSG_NOSIGNAL) == length + 1 ? 0 : -1;
 }
 
-void sock_reset(int fd)
+void sock_reset_on_close(int fd)
 {
-    struct linger at_once = {.l_onoff = 1, .l_linger = 0}; /* socket(7): close() then sends a reset */
+    struct linger at_once = {.l_onoff = 1, .l_linger = 0}; /* socket(7) */
 
-    setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
-    close(fd);
+    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
 }
 
 void sock_refuse(int fd, const char *text)
@@ -276,7 +275,6 @@ void listener_close(struct listener *listener)
         if (!accept_one(listener))
             break;
     timer_stop(&listener->pause);
-    watch_stop(listener->loop, &listener->watch);
-    close(listener->watch.fd);
+    watch_close(listener->loop, &listener->watch);
     *listener = (struct listener){0};
 }

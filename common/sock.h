@@ -44,8 +44,8 @@ int sock_error(int fd);
 int sock_unsent(int fd);
 /* Sends one line; the format has no '\n'. Returns 0, or -1 with errno if it can't all go at once. */
 __attribute__((format(printf, 2, 3))) int sock_say(int fd, const char *format, ...);
-/* Closes with a reset: the peer learns that this was no orderly end. */
-void sock_reset(int fd);
+/* Has close() send a reset: the peer learns that this was no orderly end. */
+void sock_reset_on_close(int fd);
 /* Says one last line, then closes in a way that lets the line arrive. */
 void sock_refuse(int fd, const char *text);
 

@@ -25,7 +25,7 @@ struct client {
 struct call {
     struct link place;
     struct client *client;
-    int fd;
+    int fd; /* -1 once it is joined */
     unsigned number;
     struct dial dial;
 };
@@ -34,6 +34,8 @@ static void forget_call(struct call *call)
 {
     dial_stop(&call->dial);
     list_remove(&call->place);
+    if (call->fd >= 0)
+        close(call->fd);
     free(call);
 }
 
@@ -44,10 +46,11 @@ static void on_target_dialed(void *owner, int target_fd)
 
     if (target_fd < 0) {
         complain("cannot reach %s port %d: %s", client->target.host, client->target.port, errno_text());
-        sock_reset(call->fd);
+        sock_reset_on_close(call->fd);
     } else {
         say("connection %u joined to one to %s", call->number, sock_peer(target_fd).text);
         relay_join(&client->relays, call->fd, target_fd, call->number);
+        call->fd = -1;
     }
     forget_call(call);
 }
@@ -90,12 +93,8 @@ static int open_client(struct client *client)
 static void close_client(struct client *client)
 {
     listener_close(&client->listener);
-    while (!list_is_empty(&client->calls)) {
-        struct call *call = (struct call *)client->calls.next;
-
-        close(call->fd);
-        forget_call(call);
-    }
+    while (!list_is_empty(&client->calls))
+        forget_call((struct call *)client->calls.next);
     relays_close(&client->relays);
     loop_free(client->loop);
 }

@@ -105,12 +105,12 @@ static void on_local_dialed(void *owner, int fd)
     if (fd < 0) {
         complain("cannot reach the local app, %s port %d: %s", client->local.host, client->local.port,
                  errno_text());
-        sock_reset(proxy->fd);
+        sock_reset_on_close(proxy->fd);
     } else {
         say("step 6: joined connection %u to the local app", ++client->joined);
         relay_join(&client->relays, proxy->fd, fd, client->joined);
+        proxy->fd = -1;
     }
-    proxy->fd = -1;
     forget_proxy(proxy);
     open_proxies(client);
 }
