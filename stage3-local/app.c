@@ -11,9 +11,7 @@
  *   GET  /clock     the time, once a second, as long as someone listens (Server-Sent Events)
  *   GET  /slow      an answer after 3 seconds
  *   GET  /one       which connection brought this request, and how many requests it has brought so far */
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
@@ -61,7 +59,6 @@ struct connection {
     FILE *in, *out; /* both are the socket */
     unsigned number;
     unsigned requests;
-    char peer[64]; /* the address it comes from */
     /* the request that is being answered */
     char head[HEAD_MAX];
     char method[8];
@@ -160,8 +157,6 @@ static void on_page(struct connection *c)
         fwrite(at, 1, (size_t)(mark - at), out);
         if (strncmp(mark, "{{request}}", 11) == 0)
             write_escaped(out, c->head);
-        else if (strncmp(mark, "{{peer}}", 8) == 0)
-            fputs(c->peer, out);
         else /* {{port}} */
             fprintf(out, "%d", c->app->port);
     }
@@ -196,6 +191,7 @@ static void on_clock(struct connection *c)
     struct timespec now;
     struct tm local;
     char time[16];
+    long wait_ns = 0;
 
     say("connection %u: %s %s: 200 OK, once a second from now on", c->number, c->method, c->target);
     c->keep_alive = false;
@@ -206,10 +202,11 @@ static void on_clock(struct connection *c)
         return;
     fputs("retry: 1000\n", c->out); /* milliseconds after which a browser that lost the clock asks again */
     do {
+        nanosleep(&(struct timespec){.tv_nsec = wait_ns}, NULL);
         clock_gettime(CLOCK_REALTIME, &now);
         strftime(time, sizeof time, "%H:%M:%S", localtime_r(&now.tv_sec, &local));
         fprintf(c->out, "data: %s\n\n", time);
-        nanosleep(&(struct timespec){.tv_nsec = 999999999 - now.tv_nsec}, NULL); /* to the next full second */
+        wait_ns = 999999999 - now.tv_nsec; /* to the next full second */
     } while (fflush(c->out) == 0);
     say("connection %u: nobody listens to the clock any more", c->number);
 }
@@ -314,18 +311,27 @@ static bool read_body(struct connection *c)
 
 /* ---- connections ---------------------------------------------------------------------------------- */
 
-/* Closing with bytes unread would reset the connection, and the reset could overtake the last answer. */
-static void close_gently(struct connection *c)
+static void hang_up(struct connection *c)
+{
+    fclose(c->in);
+    if (c->out != NULL)
+        fclose(c->out);
+    atomic_fetch_sub(&c->app->open, 1);
+    free(c);
+}
+
+/* Closing with bytes unread would reset the connection, and the reset could overtake the last answer: so
+ * what still comes is read first. */
+static void hang_up_gently(struct connection *c)
 {
     const struct timeval patience = {.tv_sec = 2};
     char rest[16 * 1024];
 
     setsockopt(fileno(c->in), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     shutdown(fileno(c->out), SHUT_WR);
-    for (int i = 0; i < 4096 && fread(rest, 1, sizeof rest, c->in) == sizeof rest; i++)
-        continue;
-    fclose(c->in);
-    fclose(c->out);
+    for (ssize_t n = 1, left = (ssize_t)8 * UPLOAD_MAX; n > 0 && left > 0; left -= n)
+        n = recv(fileno(c->in), rest, sizeof rest, 0);
+    hang_up(c);
 }
 
 static void *serve(void *owner)
@@ -339,56 +345,47 @@ static void *serve(void *owner)
         free(c->body);
         c->body = NULL;
     } while (fflush(c->out) == 0 && c->keep_alive);
-    close_gently(c);
-    atomic_fetch_sub(&c->app->open, 1);
-    free(c);
+    hang_up_gently(c);
     return NULL;
 }
 
-/* A connection gets a thread, or is turned away. */
-static void on_connection(struct app *app, int fd, const struct sockaddr *peer, socklen_t peer_size)
+static void on_connection(struct app *app, int fd)
 {
     const struct timeval silence = {.tv_sec = SILENCE_S};
     const int on = 1;
     struct connection *c = calloc(1, sizeof *c);
     pthread_t thread;
 
+    if (c == NULL || (c->in = fdopen(fd, "r")) == NULL) {
+        close(fd);
+        free(c);
+        return;
+    }
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &silence, sizeof silence);
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &silence, sizeof silence);
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* an answer's last bytes go at once */
-    if (atomic_fetch_add(&app->open, 1) < CONNECTIONS_MAX && c != NULL && (c->in = fdopen(fd, "r")) != NULL &&
-        (c->out = fdopen(dup(fd), "w")) != NULL) {
-        c->app = app;
-        c->number = atomic_fetch_add(&app->connections, 1) + 1;
-        getnameinfo(peer, peer_size, c->peer, sizeof c->peer, NULL, 0, NI_NUMERICHOST);
-        if (pthread_create(&thread, NULL, serve, c) == 0) {
-            pthread_detach(thread);
-            return;
-        }
-    }
-    say("too many connections at once: one is turned away");
-    if (c == NULL || c->in == NULL)
-        close(fd);
+    c->app = app;
+    c->number = atomic_fetch_add(&app->connections, 1) + 1;
+    atomic_fetch_add(&app->open, 1);
+    if ((c->out = fdopen(dup(fd), "w")) == NULL || pthread_create(&thread, NULL, serve, c) != 0)
+        hang_up(c);
     else
-        fclose(c->in);
-    if (c != NULL && c->out != NULL)
-        fclose(c->out);
-    free(c);
-    atomic_fetch_sub(&app->open, 1);
+        pthread_detach(thread);
 }
 
 static void *accept_forever(void *owner)
 {
     const struct listener *listener = owner;
+    const struct timespec moment = {.tv_nsec = 10000000};
 
     for (;;) {
-        struct sockaddr_storage peer = {0};
-        socklen_t size = sizeof peer;
-        int fd = accept(listener->fd, (struct sockaddr *)&peer, &size);
+        int fd = -1;
+        if (atomic_load(&listener->app->open) < CONNECTIONS_MAX)
+            fd = accept(listener->fd, NULL, NULL);
         if (fd >= 0)
-            on_connection(listener->app, fd, (struct sockaddr *)&peer, size);
+            on_connection(listener->app, fd);
         else
-            nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL); /* no descriptor left: one will be */
+            nanosleep(&moment, NULL); /* too many at once: this one waits until another ends */
     }
     return NULL;
 }
@@ -451,30 +448,30 @@ static void make_download(struct app *app)
     app->download_checksum = checksum(app->download, DOWNLOAD_SIZE);
 }
 
-static int usage(FILE *out, int status)
+/* The port a text names, -1 if it names none. */
+static int parse_port(const char *text)
 {
-    fputs("usage: app [PORT]   a sample web app on localhost; PORT is 8080 if left out, 0 for any free one\n",
-          out);
-    return status;
+    const size_t digits = strspn(text, "0123456789");
+    const long port = strtol(text, NULL, 10);
+
+    return digits == 0 || digits > 5 || text[digits] != '\0' || port > 65535 ? -1 : (int)port;
 }
 
 int main(int argc, char **argv)
 {
     static struct app app = {.port = 8080};
     static struct listener listeners[2];
+    const bool help = argc == 2 && (strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "--help") == 0);
     int fds[2], signal_number;
     sigset_t stop;
     pthread_t thread;
 
-    if (argc == 2 && (strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "--help") == 0))
-        return usage(stdout, 0);
-    if (argc == 2) {
-        char *end;
-        app.port = (int)strtoul(argv[1], &end, 10);
-        if (argv[1][0] < '0' || argv[1][0] > '9' || *end != '\0' || strlen(argv[1]) > 5 || app.port > 65535)
-            return usage(stderr, 2);
-    } else if (argc > 2) {
-        return usage(stderr, 2);
+    if (argc == 2)
+        app.port = parse_port(argv[1]);
+    if (argc > 2 || app.port < 0) {
+        fputs("usage: app [PORT]   a sample web app on localhost; PORT is 8080 if left out, 0 for any\n",
+              help ? stdout : stderr);
+        return help ? 0 : 2;
     }
 
     signal(SIGPIPE, SIG_IGN); /* writing to someone who left shall be an error, not the end */
