@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import urllib.error
 import urllib.request
 
@@ -132,7 +133,7 @@ def wait_until(what, condition):
 def matches(pattern, text):
     match = re.search(pattern, text)
     if not match:
-        raise AssertionError(f"“{pattern}” is not in “{text}”")
+        raise AssertionError(f"“{pattern}” is not in “{text[:300]}”")
     return match
 
 
@@ -166,7 +167,6 @@ def main():
     def page_says_what_it_is():
         browser.open(url)
         matches("through a tunnel", browser.text("h1"))
-        matches("did not come", browser.run(f"return document.documentElement.innerHTML"))
         assert "did not" not in browser.text("h1")
         matches(rf"localhost:{app_port} only", browser.text("#lead"))
         assert browser.run("return document.querySelectorAll('figure .badge').length") == 6
@@ -236,10 +236,10 @@ def main():
             try:
                 check()
                 result = "ok    "
-            except AssertionError as problem:
+            except Exception:
                 result = "FAILED"
                 failed += 1
-                print(f"  {problem}", file=sys.stderr)
+                traceback.print_exc()
             print(f"{result} {check.__name__.replace('_', ' ')} ({time.monotonic() - start:.1f} s)", flush=True)
         browser.command("DELETE", "")
         while running:
