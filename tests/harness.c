@@ -850,6 +850,11 @@ struct peer dial_narrowly(const char *name, struct program *with, int port)
     return peer;
 }
 
+void widen(struct peer *peer)
+{
+    setsockopt(peer->fd, SOL_SOCKET, SO_RCVBUF, &(int){1 << 20}, sizeof(int));
+}
+
 struct peer dial_when_open(const char *name, struct program *with, int port)
 {
     struct peer peer = {.name = name, .with = with};

@@ -115,6 +115,7 @@ struct peer dial_address(const char *name, struct program *with, const char *add
 struct peer dial_when_open(const char *name, struct program *with, int port);
 /* The same, with as little room for what comes as the system allows. */
 struct peer dial_narrowly(const char *name, struct program *with, int port);
+void widen(struct peer *peer); /* from now on with more room */
 void expect_refused(struct program *with, const char *address, int port, const char *what);
 /* The same, for what is about to happen. */
 void expect_refused_soon(struct program *with, int port, const char *what);

@@ -185,6 +185,9 @@ void test_joined_connections_leave_no_descriptor_behind(void)
             if (i % 3 == 0) {
                 reset(&pair.user);
                 expect_closed(&pair.app, "the end, as the user was reset");
+            } else if (i % 3 == 1) {
+                reset(&pair.user);
+                reset(&pair.app);
             } else {
                 finish(&pair.user);
                 expect_end(&pair.app);

@@ -361,7 +361,7 @@ void test_users_that_wait_when_the_client_is_lost_are_served_when_it_is_back(voi
 
 void test_no_request_is_lost_when_the_client_does_not_read(void)
 {
-    enum { USERS = 1500 };
+    enum { USERS = 1000 };
     static struct peer users[USERS];
     struct rlimit limit;
 
@@ -370,13 +370,14 @@ void test_no_request_is_lost_when_the_client_does_not_read(void)
     setrlimit(RLIMIT_NOFILE, &limit);
     if (limit.rlim_cur < 3 * USERS)
         skip_test("this system does not let a program have enough descriptors");
-    struct server server = start_server("");
+    struct server server = start_server("--wait 60");
     struct peer client =
         dial_narrowly("the client", server.program, server.control_port); /* little fits in between */
     greet(&server, &client);
     for (int i = 0; i < USERS; i++)
         users[i] = dial("a user", server.program, server.public_port);
     await_turn(&server);
+    widen(&client);
     for (int i = 0; i < USERS; i++)
         expect_line(&client, "create_proxy");
     for (int i = 0; i < USERS; i++) {

@@ -179,15 +179,13 @@ static void test_the_server_asks_for_its_spares_right_after_welcome(void)
 static void test_the_server_asks_for_its_spares_and_for_all_who_wait(void)
 {
     struct server server = start_server_with_spares(3);
-    struct peer first = dial("the first user", server.program, server.public_port);
-    struct peer second = dial("the second user", server.program, server.public_port);
 
+    dial("the first user", server.program, server.public_port);
+    dial("the second user", server.program, server.public_port);
     await_turn(&server);
     struct peer client = open_control(&server);
     expect_requests(&client, 3 + 2);
     expect_pong(&client);
-    leave(&first);
-    leave(&second);
 }
 
 static void test_a_user_gets_a_spare_at_once_and_the_spare_is_replaced(void)

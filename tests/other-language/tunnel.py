@@ -165,11 +165,9 @@ async def listen(bind, number, whom, on_connection):
     try:
         if bind or not socket.has_dualstack_ipv6():
             family = socket.AF_INET6 if ":" in (bind or "") else socket.AF_INET
-            listener = socket.create_server((bind or "", number), family=family, backlog=4096)
+            listener = socket.create_server((bind or "", number), family=family)
         else:
-            listener = socket.create_server(
-                ("", number), family=socket.AF_INET6, dualstack_ipv6=True, backlog=4096
-            )
+            listener = socket.create_server(("", number), family=socket.AF_INET6, dualstack_ipv6=True)
     except OSError as error:
         complain(f"cannot listen on port {number}: {os.strerror(error.errno)}")
         sys.exit(1)
@@ -177,7 +175,7 @@ async def listen(bind, number, whom, on_connection):
     async def on_accepted(reader, writer):
         await on_connection(Connection(reader, writer))
 
-    await asyncio.start_server(on_accepted, sock=listener, limit=LINE_SIZE - 1)
+    await asyncio.start_server(on_accepted, sock=listener, limit=LINE_SIZE - 1, backlog=4096)
     log(f"listening for {whom} on port {listener.getsockname()[1]}")
 
 
