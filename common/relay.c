@@ -11,8 +11,9 @@
  * writing if the pump that feeds it is draining. So a sink that takes nothing stops its source, too.
  *
  * The bytes go through a kernel pipe with splice(2): pages change hands, nothing is copied into this process. A
- * pump borrows a pipe from the pool only while bytes are in flight, so an idle pair has just its two sockets. Where
- * there is no descriptor for a pipe, bytes are copied: peeked at, sent on, and taken as far as they went.
+ * pump borrows a pipe from the pool only while bytes are in flight, so an idle pair has just its two sockets. Two
+ * cases are copied after all: a few bytes, which cost less to copy than to pass on (it takes the end of a large
+ * transfer, or a small one, to notice that they are few), and all of them where there is no descriptor for a pipe.
  *
  * A broken end (reset, timed out) ends the pump that feeds it. The pump that it feeds goes on: what it
  * sent before is still there to be read. Then the other end is reset as well, but not before its kernel has
@@ -37,6 +38,7 @@ enum {
     PIPE_BYTES = 1 << 20,  /* what a turn moves at most; and the most that an ordinary user gets: pipe(7) */
     POOLED_MAX = 16,       /* empty pipes that are kept */
     COPY_BYTES = 16 << 10, /* what a turn moves without a pipe */
+    FEW_BYTES = 4096,      /* are copied: PIPE_BUF, what any empty pipe has room for */
     LOOK_AFTER_MS = 10,    /* between two looks at relays that are leaving */
     CROWD = 256,           /* pairs at a time that are worth giving memory back for */
     LOOKS = 6000,          /* after so many of these one that is leaving is closed in any case */
@@ -66,6 +68,7 @@ struct relay {
     bool echo;        /* end 0 is also the sink of pump 0; there is no end 1 */
     bool broken[2];   /* ends */
     bool leaving;
+    bool many[2];   /* whether the last turn of this pump moved FEW_BYTES or more */
     uint16_t looks; /* since it is leaving */
 };
 
@@ -172,34 +175,46 @@ static void on_nothing_read(struct relay *relay, int i, ssize_t count)
         shutdown(relay->ends[other(relay, i)].fd, SHUT_WR);
 }
 
-static void on_nothing_written(struct relay *relay, int i)
+/* Copied bytes that the sink had no room for: they wait in the pipe; or, without one, they are still at the source, where
+ * those that were sent are taken now. Returns 0, or -1 if bytes would be lost or sent twice. */
+static int keep_rest(struct relay *relay, int i, char *bytes, size_t sent, size_t count)
 {
-    if (errno != EAGAIN && errno != EINTR)
-        on_broken(relay, other(relay, i));
+    struct pump *pump = &relay->pumps[i];
+
+    relay->state[i] = sent < count ? DRAINING : FILLING;
+    if (pump->pipe == NULL)
+        return sent == 0 || recv(relay->ends[i].fd, bytes, sent, 0) == (ssize_t)sent ? 0 : -1;
+    pump->pipe->bytes = count - sent;
+    if (sent == count)
+        return_pipe(relay->relays, pump);
+    else if (write(pump->pipe->in, bytes + sent, count - sent) != (ssize_t)(count - sent))
+        return -1;
+    return 0;
 }
 
-/* Moves what there is straight from source to sink, without a pipe. */
+/* Moves a few bytes, or those that there is no pipe for, by way of this process's memory. */
 static void copy(struct relay *relay, int i)
 {
     struct pump *pump = &relay->pumps[i];
+    bool peek = pump->pipe == NULL;
     char bytes[COPY_BYTES];
-    int source = relay->ends[i].fd;
-    ssize_t count = recv(source, bytes, sizeof bytes, MSG_PEEK);
+    ssize_t count =
+        recv(relay->ends[i].fd, bytes, peek ? sizeof bytes : (size_t)FEW_BYTES, peek ? MSG_PEEK : 0);
 
-    relay->state[i] = FILLING;
     if (count <= 0) {
+        return_pipe(relay->relays, pump);
+        relay->state[i] = FILLING;
         on_nothing_read(relay, i, count);
         return;
     }
-    relay->state[i] = DRAINING;
-    count = send(relay->ends[other(relay, i)].fd, bytes, (size_t)count, MSG_NOSIGNAL);
-    if (count < 0) {
-        on_nothing_written(relay, i);
+    relay->many[i] = count >= FEW_BYTES;
+    ssize_t sent = send(relay->ends[other(relay, i)].fd, bytes, (size_t)count, MSG_NOSIGNAL);
+    if (sent < 0 && errno != EAGAIN && errno != EINTR) {
+        on_broken(relay, other(relay, i));
         return;
     }
-    relay->state[i] = FILLING;
-    pump->moved += (uint64_t)count;
-    if (recv(source, bytes, (size_t)count, 0) != count) { /* going on would send them twice */
+    pump->moved += sent > 0 ? (uint64_t)sent : 0;
+    if (keep_rest(relay, i, bytes, sent > 0 ? (size_t)sent : 0, (size_t)count) != 0) {
         end_pump(relay, i);
         on_broken(relay, i);
     }
@@ -211,8 +226,10 @@ static void drain(struct relay *relay, int i)
     ssize_t count = splice(pump->pipe->out, NULL, relay->ends[other(relay, i)].fd, NULL, pump->pipe->bytes,
                            SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
 
+    if (count < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
     if (count <= 0) {
-        on_nothing_written(relay, i);
+        on_broken(relay, other(relay, i));
         return;
     }
     pump->moved += (uint64_t)count;
@@ -235,6 +252,7 @@ static void fill(struct relay *relay, int i)
         return;
     }
     pump->pipe->bytes = (size_t)count;
+    relay->many[i] = count >= FEW_BYTES;
     relay->state[i] = DRAINING;
     drain(relay, i);
 }
@@ -243,12 +261,13 @@ static void fill(struct relay *relay, int i)
 static void run_pump(struct relay *relay, int i)
 {
     struct pump *pump = &relay->pumps[i];
+    bool filling = relay->state[i] == FILLING;
 
-    if (relay->state[i] == FILLING)
+    if (filling)
         pump->pipe = borrow_pipe(relay->relays);
-    if (pump->pipe == NULL)
+    if (pump->pipe == NULL || (filling && !relay->many[i]))
         copy(relay, i);
-    else if (relay->state[i] == FILLING)
+    else if (filling)
         fill(relay, i);
     else
         drain(relay, i);
@@ -345,16 +364,12 @@ static int watch_end(struct relay *relay, int end)
 /* After something has happened: goes on waiting, or comes to an end. */
 static void settle(struct relay *relay)
 {
-    struct loop *loop = relay->relays->loop;
+    bool arriving = both_ended(relay) && relay->leaving && !has_arrived(relay);
 
-    if (!both_ended(relay) && watch_end(relay, 0) == 0 && (relay->echo || watch_end(relay, 1) == 0))
-        return;
-    if (!both_ended(relay) || !relay->leaving || has_arrived(relay)) {
+    if (both_ended(relay) && !arriving)
         finish(relay);
-        return;
-    }
-    watch_stop(loop, &relay->ends[0]);
-    watch_stop(loop, &relay->ends[1]);
+    else if (watch_end(relay, 0) != 0 || (!relay->echo && watch_end(relay, 1) != 0))
+        finish(relay);
 }
 
 static void on_end(struct relay *relay, int end, unsigned ready)
