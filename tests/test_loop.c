@@ -131,7 +131,6 @@ static void test_a_watch_of_nothing_tells_of_a_reset_alone(void **state)
 {
     struct pair pair = pair_open(), other = pair_open();
     struct watcher *watcher = watcher_new(pair.ours, 0), *sentinel = watcher_new(other.ours, WATCH_READ);
-    struct linger at_once = {1, 0};
 
     (void)state;
     tell(pair.peer, "x");
@@ -139,8 +138,7 @@ static void test_a_watch_of_nothing_tells_of_a_reset_alone(void **state)
     tell(other.peer, "x");
     eventually(sentinel->calls > 3);
     assert_int_equal(watcher->calls, 0);
-    setsockopt(pair.peer, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
-    close(pair.peer);
+    reset(pair.peer);
     eventually(watcher->calls > 0);
     assert_int_equal(watcher->ready, WATCH_GONE);
     watcher_free(watcher);

@@ -23,10 +23,11 @@
 #include "../common/sock.h"
 
 enum {
-    TURN_MS = 5,         /* the longest that a turn waits */
+    TURN_MS = 1,         /* the longest that a turn waits */
+    REST_MS = 3,         /* after so long without anything to do the loop is at rest */
     DEADLINE_MS = 10000, /* for what should be so at once; far off, since the machine may be busy */
     WATCHDOG_S = 120,    /* for a test that never comes back from the module */
-    REST_TURNS = 300,    /* so many without a rest mean a loop that turns for nothing */
+    REST_TURNS = 20000,  /* so many without a rest mean a loop that turns for nothing */
     DESCRIPTORS = 4096,  /* none that a test opens has a higher number */
 };
 
@@ -34,6 +35,7 @@ struct loop *loop;
 
 static struct {
     int turns_left; /* before the loop returns to the test; -1: it runs freely */
+    int turn_ms;    /* the longest that a turn waits */
     bool was_idle;  /* the last turn had nothing to do */
     bool clock_was_moved;
     int64_t ahead_ms; /* of the real clock */
@@ -46,7 +48,7 @@ static struct {
     char log[16384];
     size_t log_size;
     int log_writes;
-} unit = {.turns_left = -1};
+} unit = {.turns_left = -1, .turn_ms = TURN_MS};
 
 /* --- The stand-ins --- */
 
@@ -60,7 +62,7 @@ int epoll_wait(int fd, struct epoll_event *events, int most, int timeout)
     }
     if (unit.turns_left > 0) {
         unit.turns_left--;
-        wait = timeout < 0 || timeout > TURN_MS ? TURN_MS : timeout;
+        wait = timeout < 0 || timeout > unit.turn_ms ? unit.turn_ms : timeout;
     }
     if (unit.clock_was_moved) /* then timeout was computed from the time before */
         wait = 0;
@@ -104,6 +106,7 @@ int unit_begin(void **state)
     (void)state;
     alarm(WATCHDOG_S);
     unit.turns_left = -1;
+    unit.turn_ms = TURN_MS;
     unit.ahead_ms += 2000; /* a complaint of the test before must not hold back this one's */
     log_forget();
     getrlimit(RLIMIT_NOFILE, &unit.limit);
@@ -165,9 +168,11 @@ void unit_rest(const char *file, int line)
     int turns = 0;
 
     unit_expect("rest", file, line);
+    unit.turn_ms = REST_MS;
     while (unit_turn())
         if (++turns == REST_TURNS)
             fail_at(file, line, "the loop keeps turning");
+    unit.turn_ms = TURN_MS;
 }
 
 void later(int ms)
@@ -270,6 +275,14 @@ void tell(int fd, const char *text)
 void finish(int fd)
 {
     assert_int_equal(shutdown(fd, SHUT_WR), 0);
+}
+
+void reset(int fd)
+{
+    struct linger at_once = {.l_onoff = 1, .l_linger = 0};
+
+    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once), 0);
+    close(fd);
 }
 
 /* recv, which turns the loop until something comes. */

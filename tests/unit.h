@@ -71,6 +71,8 @@ void tell(int fd, const char *text);
 void tell_bytes(int fd, const void *bytes, size_t size);
 /* Ends the own direction. */
 void finish(int fd);
+/* Closes with a reset, as a program does that crashes. */
+void reset(int fd);
 
 /* The next bytes are these. */
 #define expect_text(fd, text) unit_expect_text(fd, text, __FILE__, __LINE__)

@@ -1,0 +1,846 @@
+/* relay: two connections joined. Most tests run twice: with pipes, and where there is no descriptor for a pipe. */
+#include "unit.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "../common/relay.h"
+#include "../common/sock.h"
+
+enum { MEGA = 1 << 20 };
+
+/* ---- the relays, and what they report ---- */
+
+static struct relays relays;
+static bool without_pipes;
+static struct relay_report report; /* the last one */
+static int reports;
+
+static void on_done(void *owner, const struct relay_report *what)
+{
+    assert_ptr_equal(owner, &relays);
+    report = *what;
+    reports++;
+}
+
+static int begin(void **state)
+{
+    if (unit_begin(state) != 0)
+        return -1;
+    without_pipes = false;
+    reports = 0;
+    relays_init(&relays, loop, on_done, &relays);
+    return 0;
+}
+
+static int begin_without_pipes(void **state)
+{
+    int status = begin(state);
+
+    without_pipes = true;
+    return status;
+}
+
+static int end(void **state)
+{
+    relays_close(&relays);
+    return unit_end(state);
+}
+
+/* Entries in the list of tests. */
+#define RELAY(test)                                                                                          \
+    {                                                                                                        \
+#test, test, begin, end, NULL                                                                        \
+    }
+#define RELAY_BOTH_WAYS(test)                                                                                \
+    RELAY(test),                                                                                             \
+    {                                                                                                        \
+#test "__without_pipes", test, begin_without_pipes, end, NULL                                        \
+    }
+
+/* A joined pair, seen from outside. Left is end 0, right is end 1; the relay's own descriptors are beside them. */
+struct joined {
+    int left, right;
+    int inner_left, inner_right;
+};
+
+static struct joined join(unsigned number)
+{
+    allow_descriptors();
+    struct pair left = pair_open(), right = pair_open();
+
+    assert_int_equal(relay_join(&relays, left.ours, right.ours, number), 0);
+    if (without_pipes)
+        forbid_descriptors();
+    return (struct joined){left.peer, right.peer, left.ours, right.ours};
+}
+
+/* The same pair, seen from the other side. */
+static struct joined mirrored(struct joined pair)
+{
+    return (struct joined){pair.right, pair.left, pair.inner_right, pair.inner_left};
+}
+
+/* The same with less room for bytes in the kernel; more than a packet of the loopback device, which is 64 kB. */
+static struct joined narrow(struct joined pair)
+{
+    int fds[] = {pair.left, pair.right, pair.inner_left, pair.inner_right}, room = 100000;
+
+    for (int i = 0; i < 4; i++) {
+        setsockopt(fds[i], SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
+        setsockopt(fds[i], SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
+    }
+    return pair;
+}
+
+static void leave(struct joined pair)
+{
+    close(pair.left);
+    close(pair.right);
+}
+
+/* ---- traffic ---- */
+
+enum { PERIOD = 65521 }; /* a prime: no buffer of any common size hides a shift */
+
+static const unsigned char *pattern(uint64_t offset)
+{
+    static unsigned char bytes[PERIOD + MEGA];
+
+    if (bytes[1] == 0)
+        for (unsigned i = 0; i < sizeof bytes; i++)
+            bytes[i] = (unsigned char)((i % PERIOD * 2654435761u) >> 13);
+    return bytes + offset % PERIOD;
+}
+
+/* Bytes from one end to the other, checked on arrival. */
+struct flow {
+    int from, to;
+    uint64_t size; /* in all */
+    uint64_t sent, came;
+    size_t most; /* that are read at once; 0: all that there are */
+    bool is_over;
+    int error; /* 0: none, an orderly end */
+};
+
+/* Sends as much as there is room for. Returns whether that was anything. */
+static bool send_some(struct flow *flow)
+{
+    uint64_t before = flow->sent;
+
+    while (flow->sent < flow->size) {
+        uint64_t left = flow->size - flow->sent;
+        ssize_t count =
+            send(flow->from, pattern(flow->sent), left < MEGA ? (size_t)left : MEGA, MSG_NOSIGNAL);
+        if (count < 0) {
+            flow->error = errno == EAGAIN ? flow->error : errno;
+            break;
+        }
+        flow->sent += (uint64_t)count;
+    }
+    return flow->sent > before;
+}
+
+static void take_some(struct flow *flow)
+{
+    static unsigned char bytes[MEGA];
+    size_t most = flow->most != 0 ? flow->most : sizeof bytes;
+    ssize_t count = recv(flow->to, bytes, most, 0);
+
+    if (count > 0) {
+        assert_memory_equal(bytes, pattern(flow->came), (size_t)count);
+        flow->came += (uint64_t)count;
+    } else if (count == 0 || errno != EAGAIN) {
+        flow->is_over = true;
+        flow->error = count == 0 ? flow->error : errno;
+    }
+}
+
+/* Takes what comes until the end of it, be it an end or a reset. */
+static bool takes_all(struct flow *flow)
+{
+    take_some(flow);
+    return flow->is_over;
+}
+
+/* Sends all, and takes all of it. */
+static bool flows(struct flow *flow)
+{
+    send_some(flow);
+    take_some(flow);
+    return flow->came == flow->size;
+}
+
+/* Has `from` send size bytes until the relay's kernel has them all. `to` takes only those that it must for that. */
+static struct flow fill(int from, int to, uint64_t size)
+{
+    struct flow flow = {.from = from, .to = to, .size = size, .most = 20000};
+
+    unit_expect("all is sent", __FILE__, __LINE__);
+    while (flow.sent < size || sock_unsent(from) > 0)
+        if (!send_some(&flow) && !unit_turn())
+            take_some(&flow);
+    return flow;
+}
+
+/* Sends until nobody takes any more. */
+static struct flow stuff(int from, int to)
+{
+    struct flow flow = {.from = from, .to = to, .size = UINT64_MAX};
+
+    while (send_some(&flow))
+        expect_rest();
+    flow.size = flow.sent;
+    return flow;
+}
+
+/* splice(2), counted: what goes out in one turn of the loop. */
+static size_t spliced_out;
+
+ssize_t splice(int in, off64_t *in_offset, int out, off64_t *out_offset, size_t size, unsigned flags)
+{
+    ssize_t count = syscall(SYS_splice, in, in_offset, out, out_offset, size, flags);
+    int type = 0;
+    socklen_t length = sizeof type;
+
+    if (count > 0 && getsockopt(out, SOL_SOCKET, SO_TYPE, &type, &length) == 0) /* not into a pipe */
+        spliced_out += (size_t)count;
+    return count;
+}
+
+/* ---- bytes ---- */
+
+static void test_what_each_side_says_arrives_at_the_other(void **state)
+{
+    struct joined pair = join(1);
+
+    (void)state;
+    tell(pair.left, "question");
+    expect_text(pair.right, "question");
+    tell(pair.right, "answer");
+    expect_text(pair.left, "answer");
+    leave(pair);
+    eventually(reports == 1);
+}
+
+static void test_64_megabytes_each_way_at_once_arrive_unchanged(void **state)
+{
+    struct joined pair = join(1);
+    struct flow up = {.from = pair.left, .to = pair.right, .size = 64 * MEGA};
+    struct flow down = {.from = pair.right, .to = pair.left, .size = 64 * MEGA + 1};
+
+    (void)state;
+    eventually(((int)flows(&up) & (int)flows(&down)) != 0);
+    leave(pair);
+    eventually(reports == 1);
+    assert_int_equal(report.up, up.size);
+    assert_int_equal(report.down, down.size);
+}
+
+static void test_a_side_that_does_not_read_stops_the_other_and_costs_nothing(void **state)
+{
+    struct joined pair = join(1);
+    struct flow flow = stuff(pair.left, pair.right);
+
+    (void)state;
+    assert_in_range(flow.size, 1, 32 * MEGA); /* what kernel and pipe hold, no more */
+    expect_rest();
+    eventually(flows(&flow));
+    leave(pair);
+    eventually(reports == 1);
+}
+
+static void test_a_side_that_does_not_read_does_not_stop_its_own_words(void **state)
+{
+    struct joined pair = join(1);
+    struct flow flow = stuff(pair.left, pair.right);
+
+    (void)state;
+    tell(pair.right, "I am still here");
+    expect_text(pair.left, "I am still here");
+    eventually(flows(&flow));
+    leave(pair);
+    eventually(reports == 1);
+}
+
+static void test_a_side_that_does_not_read_does_not_stop_other_pairs(void **state)
+{
+    struct joined stuck = narrow(join(1)), lively = join(2);
+    struct flow stuck_flow = stuff(stuck.left, stuck.right);
+    struct flow flow = {.from = lively.left, .to = lively.right, .size = 4 * MEGA};
+
+    (void)state;
+    eventually(flows(&flow));
+    eventually(flows(&stuck_flow));
+    leave(stuck);
+    leave(lively);
+    eventually(reports == 2);
+}
+
+static void test_a_slow_reader_gets_everything(void **state)
+{
+    struct joined pair = join(1);
+    struct flow flow = {.from = pair.left, .to = pair.right, .size = 3 * MEGA, .most = 20000};
+
+    (void)state;
+    eventually(flows(&flow));
+    leave(pair);
+    eventually(reports == 1);
+}
+
+/* ---- the end of one direction ---- */
+
+static void half_close(struct joined pair)
+{
+    tell(pair.left, "that is all");
+    finish(pair.left);
+    expect_text(pair.right, "that is all");
+    expect_end(pair.right);
+    expect_rest();
+    expect_nothing_yet(pair.left);
+    assert_int_equal(reports, 0);
+    for (int i = 0; i < 3; i++) {
+        tell(pair.right, "an answer in parts");
+        expect_text(pair.left, "an answer in parts");
+    }
+    finish(pair.right);
+    expect_end(pair.left);
+    eventually(reports == 1);
+    leave(pair);
+}
+
+static void test_the_lefts_end_is_passed_on_while_the_right_goes_on(void **state)
+{
+    (void)state;
+    half_close(join(1));
+}
+
+static void test_the_rights_end_is_passed_on_while_the_left_goes_on(void **state)
+{
+    (void)state;
+    half_close(mirrored(join(1)));
+}
+
+static void test_an_end_comes_only_after_all_bytes_ahead_of_it(void **state)
+{
+    struct joined pair = join(1);
+    struct flow flow = fill(pair.left, pair.right, 3 * MEGA);
+
+    (void)state;
+    finish(pair.left);
+    expect_rest();
+    eventually(takes_all(&flow));
+    assert_int_equal(flow.came, flow.size);
+    assert_int_equal(flow.error, 0);
+    leave(pair);
+    eventually(reports == 1);
+}
+
+static void test_both_may_end_before_anything_is_read(void **state)
+{
+    struct joined pair = join(1);
+    struct flow up = fill(pair.left, pair.right, MEGA / 2), down = fill(pair.right, pair.left, MEGA / 2);
+
+    (void)state;
+    finish(pair.left);
+    finish(pair.right);
+    eventually(((int)takes_all(&up) & (int)takes_all(&down)) != 0);
+    assert_true(up.came == up.size && up.error == 0);
+    assert_true(down.came == down.size && down.error == 0);
+    leave(pair);
+    eventually(reports == 1);
+}
+
+/* ---- resets ---- */
+
+static void pass_on_reset(struct joined pair)
+{
+    tell(pair.left, "so far");
+    expect_text(pair.right, "so far");
+    reset(pair.left);
+    expect_reset(pair.right);
+    eventually(reports == 1);
+    close(pair.right);
+}
+
+static void test_the_lefts_reset_is_passed_on_as_a_reset(void **state)
+{
+    (void)state;
+    pass_on_reset(join(1));
+}
+
+static void test_the_rights_reset_is_passed_on_as_a_reset(void **state)
+{
+    (void)state;
+    pass_on_reset(mirrored(join(1)));
+}
+
+static void reset_behind_bytes(struct joined pair)
+{
+    struct flow flow = fill(pair.left, pair.right, MEGA);
+
+    assert_true(flow.came < flow.size - MEGA / 8); /* there is much on the way */
+    reset(pair.left);
+    expect_rest();
+    eventually(takes_all(&flow));
+    assert_int_equal(flow.came, flow.size);
+    assert_int_equal(flow.error, ECONNRESET);
+    eventually(reports == 1);
+    close(pair.right);
+}
+
+static void test_the_lefts_reset_comes_only_after_all_bytes_ahead_of_it(void **state)
+{
+    (void)state;
+    reset_behind_bytes(join(1));
+}
+
+static void test_the_rights_reset_comes_only_after_all_bytes_ahead_of_it(void **state)
+{
+    (void)state;
+    reset_behind_bytes(mirrored(join(1)));
+}
+
+static void test_a_reset_after_the_own_end_is_passed_on(void **state)
+{
+    struct joined pair = join(1);
+
+    (void)state;
+    finish(pair.left);
+    expect_end(pair.right);
+    reset(pair.left);
+    eventually(reports == 1); /* the app is not left waiting for a user that gave up */
+    assert_true(send(pair.right, "x", 1, MSG_NOSIGNAL) < 0);
+    close(pair.right);
+}
+
+static void test_a_reset_after_the_others_end_is_passed_on(void **state)
+{
+    struct joined pair = join(1);
+
+    (void)state;
+    finish(pair.right);
+    expect_end(pair.left);
+    reset(pair.left);
+    expect_reset(pair.right);
+    eventually(reports == 1);
+    close(pair.right);
+}
+
+static void test_a_reset_reaches_a_side_whose_words_nobody_reads(void **state)
+{
+    struct joined pair = narrow(join(1));
+
+    (void)state;
+    stuff(pair.right, pair.left);
+    reset(pair.left);
+    expect_reset(pair.right);
+    eventually(reports == 1);
+    close(pair.right);
+}
+
+static void test_both_may_reset_at_once(void **state)
+{
+    struct joined pair = narrow(join(1));
+
+    (void)state;
+    stuff(pair.left, pair.right);
+    stuff(pair.right, pair.left);
+    reset(pair.left);
+    reset(pair.right);
+    eventually(reports == 1);
+    assert_int_equal(relays.count, 0);
+}
+
+/* An app that answers early: says no to an upload that it doesn't read, and closes; its kernel then sends a reset. */
+static void early_answer(struct joined pair, uint64_t size)
+{
+    struct flow upload = {.from = pair.left, .to = pair.right, .size = 1ULL << 40};
+
+    while (send_some(&upload))
+        expect_rest();
+    struct flow answer = fill(pair.right, pair.left, size);
+    close(pair.right); /* with bytes unread */
+    expect_rest();
+    send_some(&upload); /* the user is still at it */
+    answer.most = 20000;
+    eventually(takes_all(&answer));
+    assert_int_equal(answer.came, size);
+    assert_true(answer.error == ECONNRESET ||
+                upload.error == ECONNRESET); /* told once, to whom comes first */
+    eventually(reports == 1);
+    close(pair.left);
+}
+
+static void test_an_answer_of_3_mb_that_comes_before_the_question_is_over_arrives_whole(void **state)
+{
+    (void)state;
+    early_answer(join(1), 3 * MEGA);
+}
+
+static void test_a_short_answer_that_comes_before_the_question_is_over_arrives_whole(void **state)
+{
+    (void)state;
+    early_answer(join(1), 100);
+}
+
+static void test_so_does_an_early_answer_from_left_to_right(void **state)
+{
+    (void)state;
+    early_answer(mirrored(join(1)), 3 * MEGA);
+}
+
+static void test_a_peer_that_never_takes_the_rest_is_given_up_after_a_minute(void **state)
+{
+    struct joined pair = join(1);
+    int looks = 0;
+
+    (void)state;
+    fill(pair.left, pair.right, MEGA);
+    reset(pair.left);
+    expect_rest();
+    while (reports == 0 && ++looks < 20000)
+        later(10);
+    assert_in_range(looks, 1000, 10000); /* of 10 ms each */
+    assert_int_equal(relays.count, 0);
+    close(pair.right);
+}
+
+/* ---- fairness ---- */
+
+static void test_a_turn_moves_at_most_one_mebibyte_in_each_direction(void **state)
+{
+    struct joined pair = join(1);
+    struct flow flow = {.from = pair.left, .to = pair.right, .size = 64 * MEGA};
+    size_t most = 0;
+
+    (void)state;
+    while (!flows(&flow)) {
+        /* Until there is much to move, and much room for it. */
+        unit_expect("a turn", __FILE__, __LINE__);
+        spliced_out = 0;
+        unit_turn();
+        most = spliced_out > most ? spliced_out : most;
+    }
+    assert_in_range(most, 1, MEGA);
+    leave(pair);
+    eventually(reports == 1);
+}
+
+static void test_a_small_message_does_not_wait_behind_a_flood(void **state)
+{
+    struct joined flood = join(1), small = join(2);
+    struct flow flow = {.from = flood.left, .to = flood.right, .size = 32 * MEGA};
+    int messages = 0, turns = 0;
+
+    (void)state;
+    tell(small.left, "x");
+    while (!flows(&flow)) {
+        char byte;
+
+        unit_expect("a turn", __FILE__, __LINE__);
+        unit_turn();
+        turns++;
+        if (recv(small.right, &byte, 1, 0) == 1) {
+            messages++;
+            tell(small.left, "x");
+        }
+    }
+    assert_in_range(messages, turns / 4, turns);
+    leave(flood);
+    leave(small);
+    eventually(reports == 2);
+}
+
+/* ---- pipes and descriptors ---- */
+
+static void test_an_idle_pair_costs_its_two_descriptors_and_no_pipe(void **state)
+{
+    int before = open_descriptors();
+    struct joined pair = join(1);
+
+    (void)state;
+    assert_int_equal(open_descriptors() - before, 4); /* two are the test's */
+    tell(pair.left, "x");
+    expect_text(pair.right, "x");
+    expect_rest();
+    assert_int_equal(relays.open_pipes, relays.pooled_pipes);
+    assert_int_equal(open_descriptors() - before, 4 + 2 * relays.pooled_pipes);
+    leave(pair);
+    eventually(reports == 1);
+    assert_int_equal(open_descriptors() - before, 2 * relays.pooled_pipes);
+}
+
+static void test_pipes_go_back_into_a_small_pool(void **state)
+{
+    enum { PAIRS = 24 };
+    struct joined pairs[PAIRS];
+    struct flow flows_of[PAIRS];
+
+    (void)state;
+    for (unsigned i = 0; i < PAIRS; i++) {
+        pairs[i] = narrow(join(i));
+        flows_of[i] = stuff(pairs[i].left, pairs[i].right);
+    }
+    assert_int_equal(relays.open_pipes, PAIRS);
+    assert_int_equal(relays.pooled_pipes, 0);
+    for (int i = 0; i < PAIRS; i++)
+        eventually(flows(&flows_of[i]));
+    expect_rest();
+    assert_int_equal(relays.open_pipes, relays.pooled_pipes);
+    assert_in_range(relays.pooled_pipes, 1, PAIRS - 1);
+    for (int i = 0; i < PAIRS; i++)
+        leave(pairs[i]);
+    eventually(reports == PAIRS);
+}
+
+static void test_a_pipe_with_bytes_left_in_it_is_never_used_again(void **state)
+{
+    struct joined first = narrow(join(1));
+
+    (void)state;
+    stuff(first.left, first.right);
+    assert_int_equal(relays.open_pipes, 1);
+    reset(first.right);
+    eventually(reports == 1);
+    assert_int_equal(relays.open_pipes, relays.pooled_pipes);
+    struct joined second = join(2);
+    tell(second.left, "clean");
+    expect_text(second.right, "clean");
+    expect_rest();
+    expect_nothing_yet(second.right);
+    close(first.left);
+    leave(second);
+    eventually(reports == 2);
+}
+
+static void test_more_pairs_than_pipes_are_served_all_the_same(void **state)
+{
+    enum { PAIRS = 6 };
+    struct joined pairs[PAIRS];
+    struct flow flows_of[PAIRS];
+
+    (void)state;
+    relays.most_pipes = 2;
+    for (unsigned i = 0; i < PAIRS; i++) {
+        pairs[i] = narrow(join(i));
+        flows_of[i] = stuff(pairs[i].left, pairs[i].right);
+    }
+    assert_int_equal(relays.open_pipes, 2);
+    expect_rest();
+    for (int i = PAIRS - 1; i >= 0; i--) {
+        flows_of[i].size += 2 * MEGA;
+        eventually(flows(&flows_of[i]));
+        leave(pairs[i]);
+    }
+    eventually(reports == PAIRS);
+}
+
+static void test_without_descriptors_there_are_no_pipes(void **state)
+{
+    struct joined pair = narrow(join(1));
+
+    (void)state;
+    stuff(pair.left, pair.right);
+    assert_int_equal(relays.open_pipes, 0);
+    leave(pair);
+    eventually(reports == 1);
+}
+
+static void test_the_pipes_take_no_more_than_a_quarter_of_the_descriptors(void **state)
+{
+    (void)state;
+    assert_in_range(2 * relays.most_pipes, 2, loop_capacity(loop) / 3 + 1);
+}
+
+/* ---- what becomes of a pair ---- */
+
+static void test_a_report_has_number_bytes_and_time(void **state)
+{
+    struct joined pair = join(4711);
+
+    (void)state;
+    tell(pair.left, "12345");
+    expect_text(pair.right, "12345");
+    tell(pair.right, "123");
+    expect_text(pair.left, "123");
+    later(70000);
+    int inner_left = pair.inner_left, inner_right = pair.inner_right;
+    leave(pair);
+    eventually(reports == 1);
+    assert_int_equal(report.number, 4711);
+    assert_int_equal(report.up, 5);
+    assert_int_equal(report.down, 3);
+    assert_in_range(report.time_ms, 70000, 70000 + 60000);
+    assert_true(is_closed(inner_left) && is_closed(inner_right));
+}
+
+static void test_a_report_reads_well_in_the_log(void **state)
+{
+    (void)state;
+    relay_say_done("user", &(struct relay_report){7, 412, 1200000, 340});
+    expect_logged(": user 7 done: 412 B up, 1.2 MB down, 0.3 s\n");
+}
+
+static void test_relays_count_their_pairs(void **state)
+{
+    struct joined first = join(1), second = join(2);
+
+    (void)state;
+    assert_int_equal(relays.count, 2);
+    leave(first);
+    eventually(relays.count == 1);
+    leave(second);
+    eventually(relays.count == 0);
+}
+
+static void test_closing_all_closes_both_ends_of_each_without_a_report(void **state)
+{
+    struct joined idle = join(1), stuck = narrow(join(2)), leaving = join(3);
+
+    (void)state;
+    stuff(stuck.left, stuck.right);
+    fill(leaving.left, leaving.right, MEGA);
+    reset(leaving.left);
+    expect_rest();
+    relays_close(&relays);
+    assert_int_equal(relays.count, 0);
+    assert_int_equal(relays.open_pipes, 0);
+    expect_end(idle.left);
+    expect_end(idle.right);
+    assert_true(is_closed(stuck.inner_left) && is_closed(leaving.inner_right));
+    later(1000);
+    assert_int_equal(reports, 0);
+    leave(idle);
+    leave(stuck);
+    close(leaving.right);
+}
+
+static void test_what_cannot_be_joined_is_closed_and_logged(void **state)
+{
+    struct pair left = pair_open(), right = pair_open();
+    int nothing = unwatchable();
+
+    (void)state;
+    assert_int_equal(relay_join(&relays, left.ours, nothing, 1), -1);
+    assert_true(is_closed(left.ours) && is_closed(nothing));
+    expect_end(left.peer);
+    nothing = unwatchable();
+    assert_int_equal(relay_join(&relays, nothing, right.ours, 1), -1);
+    assert_true(is_closed(right.ours) && is_closed(nothing));
+    nothing = unwatchable();
+    assert_int_equal(relay_echo(&relays, nothing, 1), -1);
+    assert_true(is_closed(nothing));
+    expect_logged("cannot join two connections: Operation not permitted");
+    assert_int_equal(relays.count, 0);
+    close(left.peer);
+    close(right.peer);
+}
+
+/* ---- the echo ---- */
+
+static int echo(unsigned number)
+{
+    allow_descriptors();
+    struct pair pair = pair_open();
+
+    assert_int_equal(relay_echo(&relays, pair.ours, number), 0);
+    if (without_pipes)
+        forbid_descriptors();
+    return pair.peer;
+}
+
+static void test_an_echo_returns_what_it_hears_then_the_end(void **state)
+{
+    int peer = echo(9);
+    struct flow flow = {.from = peer, .to = peer, .size = 8 * MEGA};
+
+    (void)state;
+    eventually(flows(&flow));
+    finish(peer);
+    expect_end(peer);
+    eventually(reports == 1);
+    assert_int_equal(report.number, 9);
+    assert_int_equal(report.up, 8 * MEGA);
+    assert_int_equal(report.down, 8 * MEGA);
+    close(peer);
+}
+
+static void test_an_echo_that_nobody_reads_waits_without_cost(void **state)
+{
+    int peer = echo(1);
+    struct flow flow = stuff(peer, peer);
+
+    (void)state;
+    finish(peer);
+    eventually(takes_all(&flow));
+    assert_int_equal(flow.came, flow.size);
+    assert_int_equal(flow.error, 0);
+    eventually(reports == 1);
+    close(peer);
+}
+
+static void test_an_echo_of_one_that_resets_is_over(void **state)
+{
+    int idle = echo(1), stuck = echo(2);
+
+    (void)state;
+    stuff(stuck, stuck);
+    reset(idle);
+    reset(stuck);
+    eventually(reports == 2);
+    assert_int_equal(relays.count, 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        RELAY_BOTH_WAYS(test_what_each_side_says_arrives_at_the_other),
+        RELAY_BOTH_WAYS(test_64_megabytes_each_way_at_once_arrive_unchanged),
+        RELAY_BOTH_WAYS(test_a_side_that_does_not_read_stops_the_other_and_costs_nothing),
+        RELAY_BOTH_WAYS(test_a_side_that_does_not_read_does_not_stop_its_own_words),
+        RELAY_BOTH_WAYS(test_a_side_that_does_not_read_does_not_stop_other_pairs),
+        RELAY_BOTH_WAYS(test_a_slow_reader_gets_everything),
+        RELAY_BOTH_WAYS(test_the_lefts_end_is_passed_on_while_the_right_goes_on),
+        RELAY_BOTH_WAYS(test_the_rights_end_is_passed_on_while_the_left_goes_on),
+        RELAY_BOTH_WAYS(test_an_end_comes_only_after_all_bytes_ahead_of_it),
+        RELAY_BOTH_WAYS(test_both_may_end_before_anything_is_read),
+        RELAY_BOTH_WAYS(test_the_lefts_reset_is_passed_on_as_a_reset),
+        RELAY_BOTH_WAYS(test_the_rights_reset_is_passed_on_as_a_reset),
+        RELAY_BOTH_WAYS(test_the_lefts_reset_comes_only_after_all_bytes_ahead_of_it),
+        RELAY_BOTH_WAYS(test_the_rights_reset_comes_only_after_all_bytes_ahead_of_it),
+        RELAY_BOTH_WAYS(test_a_reset_after_the_own_end_is_passed_on),
+        RELAY_BOTH_WAYS(test_a_reset_after_the_others_end_is_passed_on),
+        RELAY_BOTH_WAYS(test_a_reset_reaches_a_side_whose_words_nobody_reads),
+        RELAY_BOTH_WAYS(test_both_may_reset_at_once),
+        RELAY_BOTH_WAYS(test_an_answer_of_3_mb_that_comes_before_the_question_is_over_arrives_whole),
+        RELAY_BOTH_WAYS(test_a_short_answer_that_comes_before_the_question_is_over_arrives_whole),
+        RELAY_BOTH_WAYS(test_so_does_an_early_answer_from_left_to_right),
+        RELAY_BOTH_WAYS(test_a_peer_that_never_takes_the_rest_is_given_up_after_a_minute),
+        RELAY(test_a_turn_moves_at_most_one_mebibyte_in_each_direction),
+        RELAY_BOTH_WAYS(test_a_small_message_does_not_wait_behind_a_flood),
+        RELAY(test_an_idle_pair_costs_its_two_descriptors_and_no_pipe),
+        RELAY(test_pipes_go_back_into_a_small_pool),
+        RELAY(test_a_pipe_with_bytes_left_in_it_is_never_used_again),
+        RELAY(test_more_pairs_than_pipes_are_served_all_the_same),
+        {"test_without_descriptors_there_are_no_pipes", test_without_descriptors_there_are_no_pipes,
+         begin_without_pipes, end, NULL},
+        RELAY(test_the_pipes_take_no_more_than_a_quarter_of_the_descriptors),
+        RELAY(test_a_report_has_number_bytes_and_time),
+        RELAY(test_a_report_reads_well_in_the_log),
+        RELAY(test_relays_count_their_pairs),
+        RELAY_BOTH_WAYS(test_closing_all_closes_both_ends_of_each_without_a_report),
+        RELAY(test_what_cannot_be_joined_is_closed_and_logged),
+        RELAY_BOTH_WAYS(test_an_echo_returns_what_it_hears_then_the_end),
+        RELAY_BOTH_WAYS(test_an_echo_that_nobody_reads_waits_without_cost),
+        RELAY_BOTH_WAYS(test_an_echo_of_one_that_resets_is_over),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
