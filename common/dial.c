@@ -114,7 +114,14 @@ static int connect_to(struct dial *dial, const struct sockaddr_storage *address)
     if (fd < 0)
         return -1;
     sock_tune(fd);
-    if (connect(fd, (const struct sockaddr *)address, size) != 0 && errno != EINPROGRESS)
+    int result = connect(fd, (const struct sockaddr *)address, size);
+    if (result != 0 && errno == EINPROGRESS) /* between programs on one machine it is over by now: ask */
+        result = connect(fd, (const struct sockaddr *)address, size);
+    if (result == 0) {
+        on_connected(dial, WATCH_WRITE);
+        return 0;
+    }
+    if (errno != EALREADY)
         return -1;
     timer_start(dial->loop, &dial->timer, DIAL_MS, on_timeout, dial);
     return watch_start(dial->loop, &dial->watch, fd, WATCH_WRITE, on_connected, dial);
