@@ -1,13 +1,15 @@
 /*
  * harness: what the tests of the stages are made of.
  *
- * A test starts the programs under test, from the folder that holds a `server` and a `client` in whatever language, and plays
- * everybody else over real sockets: user, local app, stranger, and the client towards a server or the server towards a client.
+ * A test starts the programs under test, from the folder that holds a `server` and a `client` in whatever
+ * language, and plays everybody else over real sockets: user, local app, stranger, and the client towards a
+ * server or the server towards a client.
  *
- * Every wait has a deadline, and collects meanwhile what the programs log, so that none of them can block on its log. What does
- * not happen as expected ends the test with one sentence: what was expected, what came, and what the program logged last. A test
- * that got that far ends by stopping the programs that still run with SIGTERM: they are expected to exit with status 0.
- * Whatever a program does, nothing of it is left running when its test is over.
+ * Every wait has a deadline, and collects meanwhile what the programs log, so that none of them can block
+ * on its log. What does not happen as expected ends the test with one sentence: what was expected, what
+ * came, and what the program logged last. A test that got that far ends by stopping the programs that still
+ * run with SIGTERM: they are expected to exit with status 0. Whatever a program does, nothing of it is left
+ * running when its test is over.
  */
 #ifndef TESTS_HARNESS_H
 #define TESTS_HARNESS_H
@@ -36,7 +38,8 @@ struct spec {
             .test = name                                                                                     \
         }                                                                                                    \
     }
-/* The same for a test that has to wait for seconds: it runs ahead, in a process of its own, and its result is shown in its turn. */
+/* The same for a test that has to wait for seconds: it runs ahead, in a process of its own, and its
+ * result is shown in its turn. */
 #define SLOW_SPEC(name)                                                                                      \
     {                                                                                                        \
 #name, spec_run, spec_begin, spec_end, &(struct spec)                                                \
@@ -45,7 +48,8 @@ struct spec {
         }                                                                                                    \
     }
 
-/* Runs them: argv is the folder under test and, if given, a pattern that chooses tests by name. Returns main's status. */
+/* Runs them: argv is the folder under test and, if given, a pattern that chooses tests by name. Returns
+ * main's status. */
 int spec_run_all(int argc, char **argv, const struct CMUnitTest *tests, size_t count);
 int spec_begin(void **state);
 void spec_run(void **state);
@@ -62,12 +66,14 @@ void skip_test(const char *reason);
 /* Milliseconds of a clock that only goes forward. */
 int64_t now_ms(void);
 
-/* How long something may take that needs no waiting: 5 s; TEST_PATIENCE=10 makes it tenfold, for a slow machine or valgrind. */
+/* How long something may take that needs no waiting: 5 s; TEST_PATIENCE=10 makes it tenfold, for a slow
+ * machine or valgrind. */
 double patience(void);
 
 /* ---- programs ---- */
 
-/* Starts a program of the folder under test, "server" or "client". The format makes its command line, split at blanks. */
+/* Starts a program of the folder under test, "server" or "client". The format makes its command line,
+ * split at blanks. */
 struct program *run(const char *name, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* The same with limits on descriptors: a soft and a hard one. */
@@ -142,7 +148,8 @@ void expect_closed(struct peer *peer, const char *why);
 void expect_closed_after_anything(struct peer *peer, const char *why);
 /* Nothing has come until now. Means something only after something else that came later. */
 void expect_nothing_yet(struct peer *peer);
-/* Waits for that many seconds at most: whether something came (bytes, an end, a reset) that can be read now. */
+/* Waits for that many seconds at most: whether something came (bytes, an end, a reset) that can be read
+ * now. */
 bool comes_within(struct peer *peer, double seconds);
 /* Reads for that many seconds at most: whether text is among what comes before the end. */
 bool hears(struct peer *peer, const char *text, double seconds);
@@ -187,7 +194,7 @@ void expect_sooner_than(struct program *program, int64_t since, double seconds, 
 /* Remembers from which line of a test a call came, so that a failure can name it. */
 void here(const char *file, int line);
 
-#ifndef TESTS_HARNESS_C
+#ifndef TESTS_INNER
 #define port_for(...) (here(__FILE__, __LINE__), port_for(__VA_ARGS__))
 #define expect_log(...) (here(__FILE__, __LINE__), expect_log(__VA_ARGS__))
 #define expect_exit(...) (here(__FILE__, __LINE__), expect_exit(__VA_ARGS__))

@@ -77,8 +77,8 @@ struct pair {
     struct peer control;
 };
 
-/* The ways through which this stage joins two connections: stage 0 the client; stage 2 the server; stage 3 the server, the
- * client, or both. Returns how many; way counts from 0. */
+/* The ways through which this stage joins two connections: stage 0 the client; stage 2 the server; stage
+ * 3 the server, the client, or both. Returns how many; way counts from 0. */
 int count_ways(void);
 struct pair join(int way);
 /* Another pair through the same programs. */

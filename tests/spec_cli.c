@@ -186,7 +186,8 @@ static void expect_taken(struct program *program, int port)
     expect_exit(program, 1);
     snprintf(number, sizeof number, "%d", port);
     const char *line = strstr(log_of(program), number);
-    /* What was listened on until then may have been logged; what went wrong is the last line, and the only one of its kind. */
+    /* What was listened on until then may have been logged; what went wrong is the last line, and the
+     * only one of its kind. */
     if (line == NULL || strchr(line, '\n') == NULL || strchr(line, '\n')[1] != '\0')
         unmet(program, "one last line that names the port that is taken", "no such line came for port %d",
               port);
@@ -212,7 +213,8 @@ void test_a_port_that_is_taken_is_one_line_and_exit_is_1(void)
 
 void test_the_default_ports_are_those_of_the_book(void)
 {
-    /* An address of nobody: the program can't listen there, and says for which port. So no port is really taken. */
+    /* An address of nobody: the program can't listen there, and says for which port. So no port is
+     * really taken. */
     if (stage == 0) {
         expect_taken(run("server", "-b 192.0.2.1"), 54287);
         expect_taken(run("client", "-b 192.0.2.1 127.0.0.1:1"), 54286);

@@ -1,4 +1,5 @@
-/* The control connection: `hello`, `welcome`, `busy`, `ping`, `pong`; who is dropped when, and who comes back. */
+/* The control connection: `hello`, `welcome`, `busy`, `ping`, `pong`; who is dropped when, and who comes
+ * back. */
 #include "spec.h"
 
 #include <signal.h>
@@ -370,7 +371,8 @@ void test_the_client_keeps_trying_while_no_server_is_there(void)
 
 void test_the_client_tries_every_address_of_a_name(void)
 {
-    /* localhost, which is also the server's name if none is given, has an IPv6 and an IPv4 address on most machines. */
+    /* localhost, which is also the server's name if none is given, has an IPv6 and an IPv4 address on
+     * most machines. */
     struct door four = open_door("the server's control port"), six = {0};
     struct program *client =
         stage == 3 ? run("client", "-c %d 1", four.port) : run("client", "-c %d", four.port);

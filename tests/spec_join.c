@@ -1,4 +1,5 @@
-/* What two connections see of each other once they are joined: the same as if there were nothing between them. */
+/* What two connections see of each other once they are joined: the same as if there were nothing between
+ * them. */
 #include "spec.h"
 
 enum { MANY = 8 * 1000 * 1000, PAIRS = 10 };

@@ -477,7 +477,7 @@ void test_a_server_without_free_descriptors_goes_on_when_some_are_free(void)
     expect_pong_among_requests(&client);
     struct peer user = dial("the user", program, server.public_port);
     say(&user, "still there?");
-    for (int64_t until = now_ms() + (int64_t)(patience() * 1000); now_ms() < until;) {
+    for (int64_t until = now_ms() + (int64_t)(3 * patience() * 1000); now_ms() < until;) {
         struct peer proxy =
             open_proxy(&server, "a proxy connection"); /* may still meet one of those who have gone */
 

@@ -6,7 +6,7 @@
 #   make test-stage2 ONLY='*token*'   those tests alone whose names are like that
 #   make try-stage2                   makes my-stage2 to begin with: stage 1's code, and a note on what to add
 
-STAGE_PARTS = harness roles spec_cli spec_control spec_join spec_proxy
+STAGE_PARTS = harness peers roles spec_cli spec_control spec_join spec_proxy
 STAGE_TESTS = $(foreach n,0 1 2 3,$(BUILD)/tests/test_stage$n)
 
 $(STAGE_TESTS): %: %.o $(STAGE_PARTS:%=$(BUILD)/tests/%.o)
@@ -43,7 +43,7 @@ test-other-language: $(STAGE_TESTS)  ## stages 1 and 2 in Python pass the same t
 test-harness: $(BUILD)/tests/hostile/test_hostile $(STAGE_TESTS)  ## hold the tests against programs that misbehave
 	@$< tests/hostile $(BUILD)/tests
 
-$(BUILD)/tests/hostile/test_hostile: %: %.o $(BUILD)/tests/harness.o
+$(BUILD)/tests/hostile/test_hostile: %: %.o $(BUILD)/tests/harness.o $(BUILD)/tests/peers.o
 	@echo "  link     $@"
 	$Q$(LINK) -o $@ $^ $$(pkg-config --libs cmocka)
 

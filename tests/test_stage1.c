@@ -1,4 +1,5 @@
-/* Stage 1, the control connection: one client at a time, a heartbeat, and a client that comes back after any loss. */
+/* Stage 1, the control connection: one client at a time, a heartbeat, and a client that comes back after
+ * any loss. */
 #include "spec.h"
 
 const int stage = 1;

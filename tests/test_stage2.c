@@ -1,4 +1,5 @@
-/* Stage 2, proxy connections: users at the public port are joined to proxy connections of the client, which echoes. */
+/* Stage 2, proxy connections: users at the public port are joined to proxy connections of the client,
+ * which echoes. */
 #include "spec.h"
 
 #include <stdio.h>

@@ -1,5 +1,5 @@
-/* Stage 3, the local app: what makes the tunnel one to be used. A secret, spare proxy connections, `start`, a stop that lets
- * users finish. */
+/* Stage 3, the local app: what makes the tunnel one to be used. A secret, spare proxy connections,
+ * `start`, a stop that lets users finish. */
 #include "spec.h"
 
 #include <signal.h>

@@ -1,6 +1,7 @@
 /*
- * Whatever a half-finished program does, the tests of the stages end in time, say in one sentence what was expected and what
- * came, and leave no process behind. Here they are run on programs that misbehave on purpose.
+ * Whatever a half-finished program does, the tests of the stages end in time, say in one sentence what was
+ * expected and what came, and leave no process behind. Here they are run on programs that misbehave on
+ * purpose.
  */
 #include "../harness.h"
 
@@ -10,7 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* How many processes there are, other than the tests, that carry the mark of this run in their environment. */
+/* How many processes there are, other than the tests, that carry the mark of this run in their
+ * environment. */
 static int count_left(void)
 {
     static char environment[65536];
@@ -152,8 +154,7 @@ static void test_a_client_that_misbehaves(void)
     const char *test = "test_the_client_says_hello_first_and_then_waits";
     const char *expected = "Expected a connection to the server's control port";
 
-    expect_sentence(begin("exits", test), expected, "none came",
-                    "exited with status 0, logged nothing");
+    expect_sentence(begin("exits", test), expected, "none came", "exited with status 0, logged nothing");
     expect_sentence(begin("floods", test), expected, "none came", "still runs, last logged");
     expect_sentence(begin("leaves-children", test), expected, "none came", "exited with status 0");
 }
