@@ -179,6 +179,7 @@ bench: stage3  ## measure against no tunnel and other tunnels (QUICK=1: a minute
 	@tests/bench/run
 
 coverage:  ## which lines the tests reach (build/coverage/html)
+	@rm -f build/coverage/*/*.gcda build/coverage/tests/*/*.gcda
 	@$(MAKE) COVERAGE=1 coverage-report
 
 coverage-report: test
