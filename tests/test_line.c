@@ -1,0 +1,565 @@
+/* line: a connection that speaks lines. */
+#include "unit.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "../common/line.h"
+
+/* One that listens to lines, and writes all that it hears into a row: "line|line|". */
+struct listener {
+    struct line_conn conn;
+    int peer; /* the test's end */
+    char heard[1024];
+    int lines;
+    char gone[100]; /* why */
+    int rooms;
+    bool detaches; /* at the first line */
+    bool closes;   /* at the first line, and frees itself */
+    int detached;
+};
+
+static int closed_and_freed;
+
+/* send(2), as by a kernel with little room. */
+static size_t most_sent_at_once; /* 0: no limit */
+
+ssize_t send(int fd, const void *bytes, size_t size, int flags)
+{
+    bool is_too_much = most_sent_at_once > 0 && size > most_sent_at_once;
+
+    return sendto(fd, bytes, is_too_much ? most_sent_at_once : size, flags, NULL, 0);
+}
+
+static void on_line(void *owner, const char *line)
+{
+    struct listener *listener = owner;
+    size_t length = strlen(listener->heard);
+
+    snprintf(listener->heard + length, sizeof listener->heard - length, "%s|", line);
+    listener->lines++;
+    if (listener->detaches)
+        listener->detached = line_detach(&listener->conn);
+    if (listener->closes) {
+        line_close(&listener->conn);
+        free(listener);
+        closed_and_freed++;
+    }
+}
+
+static void on_gone(void *owner, const char *why)
+{
+    struct listener *listener = owner;
+
+    assert_string_equal(listener->gone, ""); /* it is told once */
+    snprintf(listener->gone, sizeof listener->gone, "%s", why);
+    line_close(&listener->conn);
+}
+
+static void on_room(void *owner)
+{
+    ((struct listener *)owner)->rooms++;
+}
+
+static struct listener *listen_for(int silence_ms)
+{
+    struct listener *listener = calloc(1, sizeof *listener);
+    struct pair pair = pair_open();
+
+    assert_non_null(listener);
+    listener->peer = pair.peer;
+    listener->detached = -1;
+    assert_int_equal(line_open(&listener->conn, loop, pair.ours, silence_ms, on_line, on_gone, listener), 0);
+    listener->conn.on_room = on_room;
+    return listener;
+}
+
+static void hush(struct listener *listener)
+{
+    line_close(&listener->conn);
+    close(listener->peer);
+    free(listener);
+}
+
+/* ---- receiving ---- */
+
+static void test_a_line_comes_without_its_newline(void **state)
+{
+    struct listener *listener = listen_for(0);
+
+    (void)state;
+    tell(listener->peer, "hello\n");
+    eventually(listener->lines == 1);
+    assert_string_equal(listener->heard, "hello|");
+    hush(listener);
+}
+
+static void test_a_line_in_single_bytes_comes_once_and_whole(void **state)
+{
+    struct listener *listener = listen_for(0);
+
+    (void)state;
+    for (const char *c = "welcome"; *c != '\0'; c++) {
+        tell_bytes(listener->peer, c, 1);
+        expect_rest();
+        assert_int_equal(listener->lines, 0);
+    }
+    tell(listener->peer, "\n");
+    eventually(listener->lines == 1);
+    assert_string_equal(listener->heard, "welcome|");
+    hush(listener);
+}
+
+static void test_half_a_line_costs_nothing(void **state)
+{
+    struct listener *listener = listen_for(0);
+
+    (void)state;
+    tell(listener->peer, "wel");
+    expect_rest();
+    tell(listener->peer, "come\nand ha");
+    expect_rest();
+    assert_string_equal(listener->heard, "welcome|");
+    tell(listener->peer, "lf\n");
+    eventually(listener->lines == 2);
+    assert_string_equal(listener->heard, "welcome|and half|");
+    hush(listener);
+}
+
+static void test_lines_that_come_together_are_told_one_at_a_time_and_in_order(void **state)
+{
+    struct listener *listener = listen_for(0);
+
+    (void)state;
+    tell(listener->peer, "one\ntwo\nthree\n");
+    eventually(listener->lines == 3);
+    assert_string_equal(listener->heard, "one|two|three|");
+    hush(listener);
+}
+
+static void test_an_empty_line_is_a_line(void **state)
+{
+    struct listener *listener = listen_for(0);
+
+    (void)state;
+    tell(listener->peer, "\n\n");
+    eventually(listener->lines == 2);
+    assert_string_equal(listener->heard, "||");
+    hush(listener);
+}
+
+/* length letters, then "\n". */
+static const char *long_line(int length)
+{
+    static char line[1024];
+
+    memset(line, 'x', sizeof line);
+    line[length] = '\n';
+    line[length + 1] = '\0';
+    return line;
+}
+
+static void test_the_longest_line_has_127_bytes_with_its_newline(void **state)
+{
+    struct listener *listener = listen_for(0);
+
+    (void)state;
+    tell(listener->peer, long_line(126));
+    tell(listener->peer, long_line(126));
+    eventually(listener->lines == 2);
+    assert_int_equal(strlen(listener->heard), 2 * 127);
+    hush(listener);
+}
+
+static void test_one_byte_more_is_too_long(void **state)
+{
+    struct listener *listener = listen_for(0);
+
+    (void)state;
+    tell(listener->peer, long_line(127));
+    eventually(listener->gone[0] != '\0');
+    assert_string_equal(listener->gone, "said too long a line");
+    assert_int_equal(listener->lines, 0);
+    hush(listener);
+}
+
+static void test_a_line_that_grows_too_long_in_pieces_is_not_waited_for(void **state)
+{
+    struct listener *listener = listen_for(0);
+
+    (void)state;
+    for (int i = 0; i < 127; i++) {
+        assert_string_equal(listener->gone, "");
+        tell(listener->peer, "x");
+        expect_rest();
+    }
+    eventually(listener->gone[0] != '\0');
+    assert_string_equal(listener->gone, "said too long a line");
+    hush(listener);
+}
+
+static void test_a_line_with_a_zero_byte_is_not_text(void **state)
+{
+    struct listener *listener = listen_for(0);
+
+    (void)state;
+    tell_bytes(listener->peer, "hello\0hidden\n", 13);
+    eventually(listener->gone[0] != '\0');
+    assert_string_equal(listener->gone, "said something that is not text");
+    assert_int_equal(listener->lines, 0);
+    hush(listener);
+}
+
+/* ---- the end ---- */
+
+static void test_the_end_is_told_in_words(void **state)
+{
+    struct listener *listener = listen_for(0);
+
+    (void)state;
+    finish(listener->peer);
+    eventually(listener->gone[0] != '\0');
+    assert_string_equal(listener->gone, "closed the connection");
+    hush(listener);
+}
+
+static void test_lines_ahead_of_the_end_are_told_first(void **state)
+{
+    struct listener *listener = listen_for(0);
+
+    (void)state;
+    tell(listener->peer, "one\ntwo\nand a half");
+    finish(listener->peer);
+    eventually(listener->gone[0] != '\0');
+    assert_string_equal(listener->heard, "one|two|");
+    hush(listener);
+}
+
+static void test_a_reset_is_told_in_words(void **state)
+{
+    struct listener *listener = listen_for(0);
+
+    (void)state;
+    reset(listener->peer);
+    eventually(listener->gone[0] != '\0');
+    assert_string_equal(listener->gone, "Connection reset by peer");
+    listener->peer = unwatchable(); /* something to close */
+    hush(listener);
+}
+
+static void test_it_may_be_closed_and_freed_when_a_line_comes(void **state)
+{
+    struct listener *listener = listen_for(60000);
+    int peer = listener->peer;
+
+    (void)state;
+    closed_and_freed = 0;
+    listener->closes = true;
+    tell(peer, "one\ntwo\n");
+    eventually(closed_and_freed > 0);
+    expect_rest();
+    assert_int_equal(closed_and_freed, 1);
+    later(60000);
+    close(peer);
+}
+
+static void test_closing_twice_or_what_was_never_open_does_nothing(void **state)
+{
+    struct line_conn never = {0};
+    struct listener *listener = listen_for(1000);
+
+    (void)state;
+    line_close(&never);
+    line_close(&listener->conn);
+    line_close(&listener->conn);
+    expect_end(listener->peer);
+    later(2000);
+    assert_string_equal(listener->gone, "");
+    hush(listener);
+}
+
+static void test_what_cannot_be_watched_stays_with_the_caller(void **state)
+{
+    struct line_conn conn;
+    int fd = unwatchable();
+
+    (void)state;
+    assert_int_equal(line_open(&conn, loop, fd, 1000, on_line, on_gone, NULL), -1);
+    assert_int_equal(errno, EPERM);
+    later(2000); /* and its silence is nobody's */
+    assert_false(is_closed(fd));
+    close(fd);
+}
+
+/* ---- silence ---- */
+
+static void test_one_that_says_nothing_for_too_long_is_gone(void **state)
+{
+    struct listener *listener = listen_for(60000);
+
+    (void)state;
+    later(50000);
+    assert_string_equal(listener->gone, "");
+    later(10000);
+    assert_string_equal(listener->gone, "said nothing for too long");
+    hush(listener);
+}
+
+static void test_each_line_starts_its_patience_over(void **state)
+{
+    struct listener *listener = listen_for(60000);
+
+    (void)state;
+    for (int i = 1; i <= 3; i++) {
+        later(40000);
+        tell(listener->peer, "ping\n");
+        eventually(listener->lines == i);
+    }
+    later(60000);
+    assert_string_equal(listener->gone, "said nothing for too long");
+    hush(listener);
+}
+
+static void test_bytes_that_complete_no_line_do_not(void **state)
+{
+    struct listener *listener = listen_for(60000);
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        later(25000);
+        tell(listener->peer, "x");
+        expect_rest();
+        assert_string_equal(listener->gone, "");
+    }
+    later(10000);
+    assert_string_equal(listener->gone, "said nothing for too long");
+    hush(listener);
+}
+
+static void test_with_0_it_may_be_silent_for_ever(void **state)
+{
+    struct listener *listener = listen_for(0);
+
+    (void)state;
+    later(1000000000);
+    tell(listener->peer, "still here\n");
+    eventually(listener->lines == 1);
+    hush(listener);
+}
+
+/* ---- detaching ---- */
+
+static void test_what_follows_the_line_is_left_to_whoever_gets_the_descriptor(void **state)
+{
+    struct listener *listener = listen_for(1000);
+
+    (void)state;
+    listener->detaches = true;
+    tell(listener->peer, "proxy 1234\nGET / HTTP/1.1\nHost: x\n\n");
+    eventually(listener->detached >= 0);
+    assert_string_equal(listener->heard, "proxy 1234|");
+    expect_text(listener->detached, "GET / HTTP/1.1\nHost: x\n\n");
+    later(2000); /* nobody waits for its lines any more */
+    tell(listener->peer, "more\n");
+    expect_text(listener->detached, "more\n");
+    assert_string_equal(listener->gone, "");
+    close(listener->detached);
+    hush(listener);
+}
+
+static void test_so_is_what_follows_a_line_that_came_in_pieces(void **state)
+{
+    struct listener *listener = listen_for(0);
+
+    (void)state;
+    listener->detaches = true;
+    tell(listener->peer, "sta");
+    expect_rest();
+    tell(listener->peer, "rt\nand \n on");
+    eventually(listener->detached >= 0);
+    expect_text(listener->detached, "and \n on");
+    close(listener->detached);
+    hush(listener);
+}
+
+static void test_a_detached_descriptor_is_not_closed_with_the_connection(void **state)
+{
+    struct listener *listener = listen_for(0);
+    int fd = line_detach(&listener->conn);
+
+    (void)state;
+    line_close(&listener->conn);
+    assert_false(is_closed(fd));
+    close(fd);
+    hush(listener);
+}
+
+/* ---- sending ---- */
+
+static void test_a_line_is_sent_with_its_newline(void **state)
+{
+    struct listener *listener = listen_for(0);
+
+    (void)state;
+    assert_int_equal(line_send(&listener->conn, "welcome %s %d", "abc", 7), 0);
+    assert_int_equal(line_send(&listener->conn, "ping"), 0);
+    expect_text(listener->peer, "welcome abc 7\nping\n");
+    assert_int_equal(listener->rooms, 0);
+    hush(listener);
+}
+
+static void test_too_long_a_line_is_not_sent(void **state)
+{
+    struct listener *listener = listen_for(0);
+
+    (void)state;
+    assert_int_equal(line_send(&listener->conn, "%127d", 1), -1);
+    assert_int_equal(line_send(&listener->conn, "%1000d", 1), -1);
+    assert_int_equal(line_send(&listener->conn, "%126d", 1), 0);
+    assert_int_equal(line_send(&listener->conn, "next"), 0);
+    char expected[200];
+    snprintf(expected, sizeof expected, "%126d\nnext\n", 1);
+    expect_text(listener->peer, expected);
+    hush(listener);
+}
+
+/* Fills the kernel's room for what is sent. Returns with how many bytes. */
+static size_t fill_room(struct listener *listener)
+{
+    static const char bytes[65536];
+    size_t sum = 0;
+
+    for (ssize_t before = -1; before != (ssize_t)sum;) {
+        ssize_t count;
+
+        before = (ssize_t)sum;
+        while ((count = send(listener->conn.watch.fd, bytes, sizeof bytes, MSG_NOSIGNAL)) > 0)
+            sum += (size_t)count;
+        expect_rest();
+    }
+    return sum;
+}
+
+static void test_where_there_is_no_room_a_line_is_not_sent_and_later_there_is_room_again(void **state)
+{
+    struct listener *listener = listen_for(0);
+    static char bytes[65536];
+    size_t size = fill_room(listener);
+
+    (void)state;
+    assert_int_equal(line_send(&listener->conn, "kept"), 0);
+    assert_int_equal(line_send(&listener->conn, "one too many"), -1);
+    expect_rest(); /* waiting for room costs nothing */
+    assert_int_equal(listener->rooms, 0);
+    while (size > 0) {
+        ssize_t count = recv(listener->peer, bytes, size < sizeof bytes ? size : sizeof bytes, 0);
+        if (count > 0)
+            size -= (size_t)count;
+        else
+            expect_rest();
+    }
+    expect_text(listener->peer, "kept\n");
+    eventually(listener->rooms == 1);
+    assert_int_equal(line_send(&listener->conn, "after"), 0);
+    expect_text(listener->peer, "after\n");
+    expect_rest();
+    assert_int_equal(listener->rooms, 1);
+    hush(listener);
+}
+
+static void test_a_line_that_the_kernel_takes_in_pieces_arrives_whole(void **state)
+{
+    struct listener *listener = listen_for(0);
+
+    (void)state;
+    most_sent_at_once = 3;
+    assert_int_equal(line_send(&listener->conn, "create_proxy"), 0);
+    assert_int_equal(line_send(&listener->conn, "not yet"), -1);
+    eventually(listener->rooms == 1);
+    assert_int_equal(line_send(&listener->conn, "pong"), 0);
+    eventually(listener->rooms == 2);
+    most_sent_at_once = 0;
+    expect_text(listener->peer, "create_proxy\npong\n");
+    expect_rest();
+    hush(listener);
+}
+
+static void test_lines_are_received_while_there_is_no_room_to_send(void **state)
+{
+    struct listener *listener = listen_for(0);
+
+    (void)state;
+    fill_room(listener);
+    assert_int_equal(line_send(&listener->conn, "pong"), 0);
+    tell(listener->peer, "ping\n");
+    eventually(listener->lines == 1);
+    hush(listener);
+}
+
+static void test_that_the_peer_is_gone_is_told_even_if_there_was_no_room(void **state)
+{
+    struct listener *listener = listen_for(0);
+
+    (void)state;
+    fill_room(listener);
+    assert_int_equal(line_send(&listener->conn, "pong"), 0);
+    reset(listener->peer);
+    eventually(listener->gone[0] != '\0');
+    listener->peer = unwatchable();
+    hush(listener);
+}
+
+static void test_sending_to_one_that_is_gone_calls_nobody_back(void **state)
+{
+    struct listener *listener = listen_for(0);
+
+    (void)state;
+    reset(listener->peer);
+    for (int i = 0; i < 3; i++)
+        line_send(&listener->conn, "anybody?");
+    assert_string_equal(listener->gone, "");
+    eventually(listener->gone[0] != '\0');
+    listener->peer = unwatchable();
+    hush(listener);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        UNIT(test_a_line_comes_without_its_newline),
+        UNIT(test_a_line_in_single_bytes_comes_once_and_whole),
+        UNIT(test_half_a_line_costs_nothing),
+        UNIT(test_lines_that_come_together_are_told_one_at_a_time_and_in_order),
+        UNIT(test_an_empty_line_is_a_line),
+        UNIT(test_the_longest_line_has_127_bytes_with_its_newline),
+        UNIT(test_one_byte_more_is_too_long),
+        UNIT(test_a_line_that_grows_too_long_in_pieces_is_not_waited_for),
+        UNIT(test_a_line_with_a_zero_byte_is_not_text),
+        UNIT(test_the_end_is_told_in_words),
+        UNIT(test_lines_ahead_of_the_end_are_told_first),
+        UNIT(test_a_reset_is_told_in_words),
+        UNIT(test_it_may_be_closed_and_freed_when_a_line_comes),
+        UNIT(test_closing_twice_or_what_was_never_open_does_nothing),
+        UNIT(test_what_cannot_be_watched_stays_with_the_caller),
+        UNIT(test_one_that_says_nothing_for_too_long_is_gone),
+        UNIT(test_each_line_starts_its_patience_over),
+        UNIT(test_bytes_that_complete_no_line_do_not),
+        UNIT(test_with_0_it_may_be_silent_for_ever),
+        UNIT(test_what_follows_the_line_is_left_to_whoever_gets_the_descriptor),
+        UNIT(test_so_is_what_follows_a_line_that_came_in_pieces),
+        UNIT(test_a_detached_descriptor_is_not_closed_with_the_connection),
+        UNIT(test_a_line_is_sent_with_its_newline),
+        UNIT(test_too_long_a_line_is_not_sent),
+        UNIT(test_where_there_is_no_room_a_line_is_not_sent_and_later_there_is_room_again),
+        UNIT(test_a_line_that_the_kernel_takes_in_pieces_arrives_whole),
+        UNIT(test_lines_are_received_while_there_is_no_room_to_send),
+        UNIT(test_that_the_peer_is_gone_is_told_even_if_there_was_no_room),
+        UNIT(test_sending_to_one_that_is_gone_calls_nobody_back),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
