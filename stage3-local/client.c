@@ -360,5 +360,7 @@ int main(int argc, char **argv)
         return options_wrong("LOCAL can't be \"%s\"", local);
     status = open_client(&client) == 0 ? loop_run(client.loop) : 1;
     close_client(&client);
+    if (status == 0)
+        say("stopped: served %u connections", client.joined);
     return status;
 }
