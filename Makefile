@@ -146,7 +146,11 @@ build-tests: $(UNIT_TESTS:%=$(BUILD)/tests/%)
 need-cmocka:
 	@pkg-config --exists cmocka || { echo "The tests need cmocka, a library: ./setup.sh installs it." >&2; exit 1; }
 
--include tests/stage-tests.mk
+include tests/stage-tests.mk
+
+ifeq ($(SANITIZE)$(COVERAGE),)  # it is about the plain programs
+  TESTS += test-walkthrough
+endif
 
 test-walkthrough: all  ## check that what WALKTHROUGH.md shows is what the programs do
 	@tests/walkthrough/check
