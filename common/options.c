@@ -16,6 +16,17 @@ enum { OPT_VERBOSE = 1 << 16, OPT_QUIET = 1 << 17, OPT_HELP = 1 << 18, OPT_VERSI
 
 enum { DONE = 0, FAILED = 1, WRONG_USAGE = 2 };
 
+static const struct options defaults = {
+    .control_port = 60623,
+    .public_port = 60624,
+    .proxy_port = 60625,
+    .heartbeat_ms = 5000,
+    .wait_ms = 10000,
+    .spares = 8,
+    .drain_ms = 10000,
+    .log_level = LOG_NORMAL,
+};
+
 static const struct spec {
     unsigned option;
     char letter; /* 0: none */
@@ -214,17 +225,10 @@ int options_parse(struct options *options, const char *name, int argc, char **ar
     struct option longs[SPECS + 1];
     char letters[2 * SPECS + 2];
     const char *secret = getenv("TUNNEL_SECRET");
-    int value, status = OPTIONS_OK;
+    int listen_port = options->listen_port, value, status = OPTIONS_OK;
 
-    *options = (struct options){.listen_port = options->listen_port,
-                                .control_port = 60623,
-                                .public_port = 60624,
-                                .proxy_port = 60625,
-                                .heartbeat_ms = 5000,
-                                .wait_ms = 10000,
-                                .spares = 8,
-                                .drain_ms = 10000,
-                                .log_level = LOG_NORMAL};
+    *options = defaults;
+    options->listen_port = listen_port;
     log_open(name, LOG_NORMAL);
     known |= OPT_VERBOSE | OPT_QUIET | OPT_HELP | OPT_VERSION;
     describe(known, letters, longs);
