@@ -388,7 +388,7 @@ void test_no_request_is_lost_when_the_client_does_not_read(void)
         leave(&proxy);
     }
     for (int i = 0; i < USERS; i++) {
-        char number[10];
+        char number[12];
 
         snprintf(number, sizeof number, "%d.", i);
         expect_bytes(&users[i], number);

@@ -38,7 +38,8 @@ NOTE
     ;;
 1)
     cat <<NOTE
-Stage 1: the control connection. Here is the code of stage 0; of it you need the shape of \`main\` and little else.
+Stage 1: the control connection. Here is the code of stage 0; of it you need the shape of \`main\` and
+little else. Begin with the options: --control-port, --heartbeat, the client's --count.
 
 server    listens on --control-port (\`listening for the client on port N\`) for one client at a time.
               hello  ->  welcome        or \`busy\`, and it closes, if there is a client already
@@ -55,7 +56,8 @@ NOTE
     ;;
 2)
     cat <<NOTE
-Stage 2: users and proxy connections. Here is the code of stage 1.
+Stage 2: users and proxy connections. Here is the code of stage 1. Begin with the options, as no test goes
+without: --public-port, --proxy-port, --wait.
 
 server    listens on --public-port for users and on --proxy-port for proxy connections as well
           (\`listening for users on port N\`, \`listening for proxy connections on port N\`).
@@ -72,7 +74,8 @@ NOTE
     ;;
 3)
     cat <<NOTE
-Stage 3: the local app, and what a tunnel needs to be used. Here is the code of stage 2.
+Stage 3: the local app, and what a tunnel needs to be used. Here is the code of stage 2. Begin with
+the options, as no test goes without: --spares, --secret-file, --drain, and the client's argument LOCAL.
 
 server    a secret (--secret-file, else TUNNEL_SECRET):  hello SECRET  ->  welcome TOKEN, or \`denied\`, and it closes.
           Spares: right after \`welcome\` it asks for --spares N proxy connections; one that is used or dies is replaced.
