@@ -332,6 +332,11 @@ static bool has_arrived(const struct relay *relay)
     return true;
 }
 
+static bool is_over(const struct relay *relay)
+{
+    return both_ended(relay) && (!relay->leaving || has_arrived(relay));
+}
+
 static void look_after_leaving(void *owner)
 {
     struct relays *relays = owner;
@@ -341,7 +346,7 @@ static void look_after_leaving(void *owner)
         struct relay *relay = (struct relay *)link;
 
         next = link->next;
-        if (++relay->looks > LOOKS || (both_ended(relay) && has_arrived(relay)))
+        if (++relay->looks > LOOKS || is_over(relay))
             finish(relay);
     }
     if (!list_is_empty(&relays->leaving))
@@ -361,17 +366,6 @@ static int watch_end(struct relay *relay, int end)
                         (reading ? WATCH_READ : 0u) | (writing ? WATCH_WRITE : 0u));
 }
 
-/* After something has happened: goes on waiting, or comes to an end. */
-static void settle(struct relay *relay)
-{
-    bool arriving = both_ended(relay) && relay->leaving && !has_arrived(relay);
-
-    if (both_ended(relay) && !arriving)
-        finish(relay);
-    else if (watch_end(relay, 0) != 0 || (!relay->echo && watch_end(relay, 1) != 0))
-        finish(relay);
-}
-
 static void on_end(struct relay *relay, int end, unsigned ready)
 {
     int feeds_it = other(relay, end); /* a pump; that which it feeds is number end */
@@ -380,13 +374,14 @@ static void on_end(struct relay *relay, int end, unsigned ready)
         run_pump(relay, end);
     if ((ready & (WATCH_WRITE | WATCH_GONE)) && relay->state[feeds_it] == DRAINING)
         run_pump(relay, feeds_it);
-    if ((ready & WATCH_GONE) && relay->state[end] != FILLING) {
+    if ((ready & WATCH_GONE) && relay->state[end] != FILLING && !is_over(relay)) {
         /* Nobody reads there now, and it would be told for ever: filling will start the watch again. */
         watch_stop(relay->relays->loop, &relay->ends[end]);
         if (!relay->broken[end] && sock_error(relay->ends[end].fd) != 0)
             on_broken(relay, end);
     }
-    settle(relay);
+    if (is_over(relay) || watch_end(relay, 0) != 0 || (!relay->echo && watch_end(relay, 1) != 0))
+        finish(relay);
 }
 
 static void on_left_ready(void *owner, unsigned ready)
