@@ -278,7 +278,7 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static double percentile(float *sorted, size_t count, double share)
+static double percentile(const float *sorted, size_t count, double share)
 {
     return count ? 1e6 * (double)sorted[(size_t)(share * (double)(count - 1))] : 0;
 }
@@ -372,11 +372,11 @@ static const char *pour(double seconds)
         watch(fd, interest, &users[0], EPOLL_CTL_MOD);
         if (epoll_wait(epoll_fd, &event, 1, 1000) < 0 || t > start + seconds + PATIENCE)
             return "not all came back in time";
-        ssize_t n = event.events & EPOLLIN ? recv(fd, chunk, CHUNK, 0) : 0;
-        if (n < 0 || (n == 0 && event.events & EPOLLIN))
+        ssize_t n = (event.events & EPOLLIN) ? recv(fd, chunk, CHUNK, 0) : 0;
+        if (n < 0 || (n == 0 && (event.events & EPOLLIN)))
             return "hung up on";
         received += (size_t)n;
-        n = event.events & EPOLLOUT ? send(fd, chunk, CHUNK, MSG_NOSIGNAL) : 0;
+        n = (event.events & EPOLLOUT) ? send(fd, chunk, CHUNK, MSG_NOSIGNAL) : 0;
         if (n < 0 && errno != EAGAIN)
             return strerror(errno);
         sent += n > 0 ? (size_t)n : 0;
