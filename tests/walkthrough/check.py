@@ -273,6 +273,8 @@ def run_chapter(blocks, new_terminal):
                 fail(block.at, "a console block without **Terminal N** above it")
                 return
             if not run_block(block, terminals, new_terminal):
+                for number, terminal in sorted(terminals.items()):
+                    failures.append(f"      terminal {number}: " + " / ".join(terminal.peek()[-6:]))
                 return  # the rest of the chapter would only stumble over this
         for terminal in terminals.values():
             terminal.finish()
@@ -291,9 +293,6 @@ def check_consoles(book, only):
     if len(not_run) > NOT_RUN_MAX:
         fail(not_run[-1].at, f"more than {NOT_RUN_MAX} console blocks are not run")
     blocks = [block for block in book.blocks if block.language == "console" and not block.reason]
-    if not enter_network() and (busy := busy_ports()):
-        skip("console blocks", f"this system allows no network namespace, and ports are taken: {busy}")
-        return len(blocks)
     environment = {name: os.environ[name] for name in ("PATH", "HOME", "USER", "CC") if name in os.environ}
     environment.update(LANG="C.UTF-8", NO_COLOR="1", TMPDIR=tempfile.gettempdir())
     with tempfile.TemporaryDirectory(prefix="walkthrough-") as folder:
@@ -306,6 +305,9 @@ def check_consoles(book, only):
                 continue
             if missing := missing_tools(theirs):
                 skip(chapter, "not installed or not allowed: " + ", ".join(sorted(missing)))
+                continue
+            if not enter_network() and (busy := busy_ports()):
+                skip(chapter, f"this system allows no network namespace, and ports are taken: {busy}")
                 continue
             run_chapter(theirs, lambda: Terminal(folder, environment, port_numbers()))
             print(f"  {chapter}: {len(theirs)} console blocks, {time.monotonic() - started:.1f} s")

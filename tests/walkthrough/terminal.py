@@ -117,8 +117,9 @@ class Terminal:
         os.write(self.fd, command.encode() + b"\n")
 
     def press(self, key):
+        may_skip = self.may_skip  # `…` before a key: what it stands for may come before or after it
         self.expect_nothing_more()
-        self.pressed = True
+        self.pressed, self.may_skip = True, may_skip
         os.write(self.fd, KEYS[key])
 
     def expect_nothing_more(self):
@@ -128,15 +129,20 @@ class Terminal:
             raise Mismatch("printed more than is shown: " + " / ".join(self.lines[:8]))
         self.lines, self.may_skip = [], False
 
+    def peek(self):
+        """What it has printed that nothing was expected of."""
+        while self.fd >= 0 and select.select([self.fd], [], [], 0)[0] and self.read(0):
+            pass
+        return self.lines + [self.partial] * bool(self.partial)
+
     def finish(self):
         """The end of a chapter: no program may be left running, nor anything unsaid."""
         self.await_prompt()
         self.expect_nothing_more()
 
     def close(self):
+        """Ends the shell and, if a check failed and left one running, the program in it."""
+        for group in {os.tcgetpgrp(self.fd), self.pid}:
+            os.killpg(group, signal.SIGKILL)
         os.close(self.fd)
-        try:
-            os.kill(self.pid, signal.SIGHUP)
-        except ProcessLookupError:
-            pass
         os.waitpid(self.pid, 0)
