@@ -75,6 +75,19 @@ static void test_the_server_denies_a_client_with_another_secret(void)
     expect_answer(&server, "hello open sesame", "welcome");
 }
 
+static void test_the_server_takes_a_line_of_127_bytes_and_no_longer_one(void)
+{
+    struct server server = start_server_with_secret("sesame");
+    char hello[129] = "hello ";
+
+    memset(hello + 6, 's', 120);
+    expect_answer(&server, hello, "denied"); /* with its newline 127 bytes */
+    memset(hello + 6, 's', 121);
+    struct peer stranger = dial("a stranger", server.program, server.control_port);
+    say(&stranger, "%s\n", hello);
+    expect_closed(&stranger, "to be closed for a line of 128 bytes");
+}
+
 static void test_the_server_denies_before_it_tells_that_it_is_busy(void)
 {
     struct server server = start_server_with_secret("sesame");
@@ -579,6 +592,7 @@ int main(int argc, char **argv)
         SPEC(test_the_server_answers_hello_with_welcome),
         SPEC(test_the_token_is_32_hex_digits_and_new_in_every_session),
         SPEC(test_the_server_denies_a_client_with_another_secret),
+        SPEC(test_the_server_takes_a_line_of_127_bytes_and_no_longer_one),
         SPEC(test_the_server_denies_before_it_tells_that_it_is_busy),
         SPEC(test_the_secret_comes_from_the_file_or_else_from_the_environment),
         SPEC(test_a_secret_file_that_cannot_be_read_is_one_line_and_exit_is_1),
