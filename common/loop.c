@@ -3,6 +3,9 @@
  * watch, and epoll_wait(2) returns those that are ready. It is used level-triggered: what stays ready is
  * told again in the next turn, so a callback may do a part of the work and nothing gets lost.
  *
+ * A watch is often stopped so that another may take over its descriptor at once. So the last one that was
+ * stopped leaves the kernel's set only when the loop waits again: if it is watched by then, one call does for two.
+ *
  * One call returns a batch of events. A callback can stop a watch that stands later in the same batch,
  * whose memory may be gone by the time its turn comes. So watch_stop also looks through the rest of
  * the batch and crosses that watch out.
@@ -27,13 +30,15 @@
 
 enum {
     BATCH = 64,
-    FAILURES_MAX = 100,        /* epoll_wait in a row, before the loop gives up */
-    OWN_DESCRIPTORS = 16,      /* standard streams, loop, listeners, and some that come and go */
+    FAILURES_MAX = 100,   /* epoll_wait in a row, before the loop gives up */
+    OWN_DESCRIPTORS = 16, /* standard streams, loop, listeners, and some that come and go */
+    RESERVE_MAX = 1024,
     DESCRIPTORS_MAX = 1 << 20, /* more than this are never needed; Linux's own usual limit (fs.nr_open) */
 };
 
 struct loop {
     int epoll_fd;
+    int left_fd; /* still in the kernel's set although its watch was stopped; or -1 */
     bool running;
     int status;      /* to be returned by loop_run */
     int descriptors; /* the most that may be open */
@@ -41,7 +46,8 @@ struct loop {
     struct epoll_event batch[BATCH];
     int batch_size; /* events in the batch; those before batch_at are done */
     int batch_at;
-    struct link timers; /* the next to be due is the first */
+    struct link soon;   /* timers that are due when the batch is done */
+    struct link timers; /* all others; the next to be due is the first */
     struct watch signals;
     void (*on_stop)(void *owner);
     void *on_stop_owner;
@@ -77,14 +83,28 @@ int watch_start(struct loop *loop, struct watch *watch, int fd, unsigned interes
 int watch_change(struct loop *loop, struct watch *watch, unsigned interest)
 {
     struct epoll_event event = {.events = epoll_events(interest), .data.ptr = watch};
+    bool in_set = watch->active || watch->fd == loop->left_fd;
 
     if (watch->active && watch->interest == interest)
         return 0;
-    if (epoll_ctl(loop->epoll_fd, watch->active ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, watch->fd, &event) != 0)
+    if (watch->fd == loop->left_fd)
+        loop->left_fd = -1;
+    int result = epoll_ctl(loop->epoll_fd, in_set ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, watch->fd, &event);
+    if (result != 0 &&
+        errno == ENOENT) /* the one that was left has been closed, and this one got its number */
+        result = epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, watch->fd, &event);
+    if (result != 0)
         return -1;
     watch->interest = (uint8_t)interest;
     watch->active = true;
     return 0;
+}
+
+static void remove_left(struct loop *loop)
+{
+    if (loop->left_fd >= 0)
+        epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, loop->left_fd, NULL);
+    loop->left_fd = -1;
 }
 
 static void cross_out(struct loop *loop, struct watch *watch)
@@ -99,7 +119,8 @@ void watch_stop(struct loop *loop, struct watch *watch)
 {
     if (!watch->active)
         return;
-    epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, watch->fd, NULL);
+    remove_left(loop);
+    loop->left_fd = watch->fd;
     cross_out(loop, watch);
 }
 
@@ -116,6 +137,10 @@ void timer_start(struct loop *loop, struct timer *timer, int ms, void (*on_due)(
 
     timer_stop(timer);
     *timer = (struct timer){.due_ms = loop->now_ms + (uint64_t)ms, .on_due = on_due, .owner = owner};
+    if (ms == 0) {
+        list_append(&loop->soon, &timer->place);
+        return;
+    }
     for (before = loop->timers.previous; before != &loop->timers; before = before->previous)
         if (((struct timer *)before)->due_ms <= timer->due_ms)
             break;
@@ -132,24 +157,29 @@ bool timer_is_running(const struct timer *timer)
     return timer->place.next != NULL;
 }
 
-static int until_next_timer_ms(struct loop *loop)
+static struct timer *next_timer(const struct loop *loop)
 {
-    struct timer *first = (struct timer *)loop->timers.next;
+    if (!list_is_empty(&loop->soon))
+        return (struct timer *)loop->soon.next;
+    return list_is_empty(&loop->timers) ? NULL : (struct timer *)loop->timers.next;
+}
 
-    if (list_is_empty(&loop->timers))
+static int until_next_timer_ms(const struct loop *loop)
+{
+    const struct timer *next = next_timer(loop);
+
+    if (next == NULL)
         return -1; /* wait for as long as it takes */
-    return first->due_ms > loop->now_ms ? (int)(first->due_ms - loop->now_ms) : 0;
+    return next->due_ms > loop->now_ms ? (int)(next->due_ms - loop->now_ms) : 0;
 }
 
 static void run_timers(struct loop *loop)
 {
-    while (loop->running && !list_is_empty(&loop->timers)) {
-        struct timer *first = (struct timer *)loop->timers.next;
+    struct timer *timer;
 
-        if (first->due_ms > loop->now_ms)
-            return;
-        timer_stop(first);
-        first->on_due(first->owner);
+    while (loop->running && (timer = next_timer(loop)) != NULL && timer->due_ms <= loop->now_ms) {
+        timer_stop(timer);
+        timer->on_due(timer->owner);
     }
 }
 
@@ -171,6 +201,7 @@ int loop_run(struct loop *loop)
 
     loop->running = true;
     while (loop->running && failures < FAILURES_MAX) {
+        remove_left(loop);
         int count = epoll_wait(loop->epoll_fd, loop->batch, BATCH, until_next_timer_ms(loop));
 
         failures = count >= 0 ? 0 : failures + 1;
@@ -246,7 +277,9 @@ struct loop *loop_new(void)
     if (loop != NULL) {
         loop->descriptors = raise_descriptor_limit();
         loop->now_ms = clock_ms();
+        list_init(&loop->soon);
         list_init(&loop->timers);
+        loop->left_fd = -1;
         loop->signals.fd = -1;
         loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
         if (loop->epoll_fd >= 0 && watch_signals(loop) == 0)
@@ -273,7 +306,12 @@ uint64_t loop_now_ms(const struct loop *loop)
     return loop->now_ms;
 }
 
+int loop_reserve(const struct loop *loop)
+{
+    return loop->descriptors / 4 < RESERVE_MAX ? loop->descriptors / 4 : RESERVE_MAX;
+}
+
 int loop_capacity(const struct loop *loop)
 {
-    return loop->descriptors - loop->descriptors / 4 - OWN_DESCRIPTORS;
+    return loop->descriptors - loop_reserve(loop) - OWN_DESCRIPTORS;
 }

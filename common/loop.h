@@ -51,8 +51,9 @@ void loop_free(struct loop *loop);
 int loop_run(struct loop *loop);
 void loop_stop(struct loop *loop, int status);
 
-/* How many connections this process can have: its limit on descriptors, less a quarter, which is set aside
- * for the relay's pipes, and less a few for the process itself. */
+/* Descriptors that are set aside for the relay's pipes: a quarter of the process's limit, or 1024 of many. And how many
+ * connections the process can have beside these, and beside a few descriptors of its own. */
+int loop_reserve(const struct loop *loop);
 int loop_capacity(const struct loop *loop);
 
 /* On the first SIGINT or SIGTERM calls on_stop instead of stopping. A second one stops at once. */

@@ -446,8 +446,7 @@ void relays_init(struct relays *relays, struct loop *loop,
                  void (*on_done)(void *owner, const struct relay_report *report), void *owner)
 {
     *relays = (struct relays){.loop = loop, .on_done = on_done, .owner = owner};
-    relays->most_pipes =
-        loop_capacity(loop) / 6; /* two descriptors each: the quarter of all that is set aside */
+    relays->most_pipes = loop_reserve(loop) / 2; /* two descriptors each */
     list_init(&relays->joined);
     list_init(&relays->leaving);
 }
