@@ -77,12 +77,14 @@ static int attempts, own_port;
 int socket(int domain, int type, int protocol)
 {
     struct sockaddr_in own = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int fd = (int)syscall(SYS_socket, domain, type, protocol);
+    int fd = (int)syscall(SYS_socket, domain, type, protocol), yes = 1;
 
     attempts++;
     own.sin_port = htons((uint16_t)own_port);
-    if (own_port != 0)
+    if (own_port != 0) {
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
         assert_int_equal(bind(fd, (struct sockaddr *)&own, sizeof own), 0);
+    }
     return fd;
 }
 
@@ -105,6 +107,9 @@ static void on_dialed(void *owner, int fd)
     dials_again = false;
 }
 
+/* A port that the test has for itself: where it does not listen on it, dialing is refused. */
+static struct held_port held;
+
 static int begin(void **state)
 {
     int status = unit_begin(state);
@@ -114,12 +119,14 @@ static int begin(void **state)
     dials_again = false;
     dialed_fd = -1;
     dial = (struct dial){0};
+    held = hold_port();
     return status;
 }
 
 static int end(void **state)
 {
     dial_stop(&dial);
+    close(held.fd);
     return unit_end(state);
 }
 
@@ -168,17 +175,6 @@ static void expect_failed(int error)
     assert_int_equal(dialed, 1);
 }
 
-/* Nobody listens on it, and nobody else gets it while the test lasts. */
-static int refusing(const char *address, int port)
-{
-    struct sockaddr_in here = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-    inet_pton(AF_INET, address, &here.sin_addr);
-    assert_int_equal(bind(fd, (struct sockaddr *)&here, sizeof here), 0);
-    return fd;
-}
-
 /* A host that never answers: its queue of connections is full, so the kernel drops all that knock. */
 struct silent {
     int fd;
@@ -187,10 +183,10 @@ struct silent {
 
 static struct silent silent_at(const char *address)
 {
-    struct silent silent = {.fd = listening_on(address, 0, 0)};
+    struct silent silent = {.fd = listening_on(address, held.port, 0)};
 
     for (int i = 0; i < 3; i++)
-        silent.visitors[i] = connecting_to(address, port_of(silent.fd));
+        silent.visitors[i] = connecting_to(address, held.port);
     return silent;
 }
 
@@ -285,10 +281,10 @@ static void test_anything_else_is_no_target(void **state)
 
 static void test_who_answers_is_connected(void **state)
 {
-    int listening = listening_on("127.0.0.1", 0, 5);
+    int listening = listening_on("127.0.0.1", held.port, 5);
 
     (void)state;
-    start("127.0.0.1", port_of(listening));
+    start("127.0.0.1", held.port);
     assert_int_equal(dialed, 0); /* not before dial_start has returned */
     eventually(dialed == 1);
     assert_true(fcntl(dialed_fd, F_GETFL) & O_NONBLOCK);
@@ -322,12 +318,9 @@ static void test_an_ipv6_address_is_connected(void **state)
 
 static void test_where_nobody_listens_it_is_refused(void **state)
 {
-    int port = refusing("127.0.0.1", 0);
-
     (void)state;
-    start("127.0.0.1", port_of(port));
+    start("127.0.0.1", held.port);
     expect_failed(ECONNREFUSED);
-    close(port);
 }
 
 static void test_who_never_answers_is_given_up_in_time(void **state)
@@ -335,7 +328,7 @@ static void test_who_never_answers_is_given_up_in_time(void **state)
     struct silent silent = silent_at("127.0.0.1");
 
     (void)state;
-    start("127.0.0.1", port_of(silent.fd));
+    start("127.0.0.1", held.port);
     expect_rest();
     later(TIME_OUT_MS - 3000);
     assert_int_equal(dialed, 0);
@@ -355,31 +348,28 @@ static void test_a_name_that_nobody_knows_is_no_host(void **state)
 
 static void test_the_addresses_of_a_name_are_tried_in_turn(void **state)
 {
-    int listening = listening_on("127.0.0.3", 0, 5);
-    int refuses = refusing("127.0.0.1", port_of(listening)), too = refusing("127.0.0.2", port_of(listening));
+    int listening = listening_on("127.0.0.3", held.port, 5);
 
     (void)state;
     known[0] = "127.0.0.1";
     known[1] = "127.0.0.2";
     known[2] = "127.0.0.3";
     known[3] = "127.0.0.4";
-    start("home.example", port_of(listening));
+    start("home.example", held.port);
     expect_connected("127.0.0.3");
     assert_int_equal(attempts, 3);
     assert_int_equal(lookups, 1);
-    close(refuses);
-    close(too);
     close(listening);
 }
 
 static void test_one_that_cannot_even_be_tried_is_passed_over(void **state)
 {
-    int listening = listening_on("127.0.0.1", 0, 5);
+    int listening = listening_on("127.0.0.1", held.port, 5);
 
     (void)state;
     known[0] = "255.255.255.255"; /* no TCP there */
     known[1] = "127.0.0.1";
-    start("home.example", port_of(listening));
+    start("home.example", held.port);
     expect_connected("127.0.0.1");
     close(listening);
 }
@@ -387,12 +377,12 @@ static void test_one_that_cannot_even_be_tried_is_passed_over(void **state)
 static void test_after_a_time_out_the_next_address_is_tried(void **state)
 {
     struct silent silent = silent_at("127.0.0.1");
-    int listening = listening_on("127.0.0.2", port_of(silent.fd), 5);
+    int listening = listening_on("127.0.0.2", held.port, 5);
 
     (void)state;
     known[0] = "127.0.0.1";
     known[1] = "127.0.0.2";
-    start("home.example", port_of(silent.fd));
+    start("home.example", held.port);
     expect_rest();
     later(TIME_OUT_MS);
     expect_connected("127.0.0.2");
@@ -402,52 +392,44 @@ static void test_after_a_time_out_the_next_address_is_tried(void **state)
 
 static void test_the_next_dial_begins_with_the_address_that_answered(void **state)
 {
-    int listening = listening_on("127.0.0.2", 0, 5);
-    int refuses = refusing("127.0.0.1", port_of(listening));
+    int listening = listening_on("127.0.0.2", held.port, 5);
 
     (void)state;
     known[0] = "127.0.0.1";
     known[1] = "127.0.0.2";
-    start("home.example", port_of(listening));
+    start("home.example", held.port);
     expect_connected("127.0.0.2");
     start_again();
     expect_connected("127.0.0.2");
     assert_int_equal(attempts, 1);
     assert_int_equal(lookups, 1);
-    close(refuses);
     close(listening);
 }
 
 static void test_when_that_one_fails_the_others_are_tried(void **state)
 {
-    int listening = listening_on("127.0.0.2", 0, 5);
-    int refuses = refusing("127.0.0.1", port_of(listening));
+    int listening = listening_on("127.0.0.2", held.port, 5);
 
     (void)state;
     known[0] = "127.0.0.1";
     known[1] = "127.0.0.2";
-    start("home.example", port_of(listening));
+    start("home.example", held.port);
     expect_connected("127.0.0.2");
-    int port = port_of(listening);
     close(listening);
-    close(refuses);
-    listening = listening_on("127.0.0.1", port, 5);
-    refuses = refusing("127.0.0.2", port);
+    listening = listening_on("127.0.0.1", held.port, 5);
     start_again();
     expect_connected("127.0.0.1");
-    close(refuses);
     close(listening);
 }
 
 static void test_when_all_addresses_failed_the_next_dial_looks_the_name_up_again(void **state)
 {
-    int listening = listening_on("127.0.0.3", 0, 5);
-    int refuses = refusing("127.0.0.1", port_of(listening)), too = refusing("127.0.0.2", port_of(listening));
+    int listening = listening_on("127.0.0.3", held.port, 5);
 
     (void)state;
     known[0] = "127.0.0.1";
     known[1] = "127.0.0.2";
-    start("home.example", port_of(listening));
+    start("home.example", held.port);
     expect_failed(ECONNREFUSED);
     assert_int_equal(attempts, 2);
     known[0] = "127.0.0.3"; /* it has moved */
@@ -455,36 +437,30 @@ static void test_when_all_addresses_failed_the_next_dial_looks_the_name_up_again
     start_again();
     expect_connected("127.0.0.3");
     assert_int_equal(lookups, 2);
-    close(refuses);
-    close(too);
     close(listening);
 }
 
 static void test_more_addresses_than_can_be_kept_are_left_out(void **state)
 {
-    int refuses[TARGET_ADDRESSES + 1];
     char addresses[TARGET_ADDRESSES + 2][20];
 
     (void)state;
     for (int i = 0; i <= TARGET_ADDRESSES; i++) {
         snprintf(addresses[i], sizeof addresses[i], "127.0.1.%d", i + 1);
-        refuses[i] = refusing(addresses[i], i == 0 ? 0 : port_of(refuses[0]));
         known[i] = addresses[i];
     }
-    start("many.example", port_of(refuses[0]));
+    start("many.example", held.port);
     expect_failed(ECONNREFUSED);
     assert_int_equal(attempts, TARGET_ADDRESSES);
-    for (int i = 0; i <= TARGET_ADDRESSES; i++)
-        close(refuses[i]);
 }
 
 static void test_without_descriptors_it_fails_but_the_addresses_stay_good(void **state)
 {
-    int listening = listening_on("127.0.0.1", 0, 5);
+    int listening = listening_on("127.0.0.1", held.port, 5);
 
     (void)state;
     known[0] = "127.0.0.1";
-    start("home.example", port_of(listening));
+    start("home.example", held.port);
     forbid_descriptors();
     expect_failed(EMFILE);
     allow_descriptors();
@@ -497,25 +473,19 @@ static void test_without_descriptors_it_fails_but_the_addresses_stay_good(void *
 /* Where nobody listens, the kernel may choose the port that is dialed for the dialing end, too. */
 static void test_a_connection_with_oneself_is_none(void **state)
 {
-    int unused = refusing("127.0.0.1", 0);
-
     (void)state;
-    own_port = port_of(unused);
-    close(unused);
-    start("127.0.0.1", own_port);
+    own_port = held.port;
+    start("127.0.0.1", held.port);
     expect_failed(ECONNREFUSED);
 }
 
 static void test_it_may_dial_again_when_it_failed(void **state)
 {
-    int refuses = refusing("127.0.0.1", 0);
-
     (void)state;
     dials_again = true;
-    start("127.0.0.1", port_of(refuses));
+    start("127.0.0.1", held.port);
     eventually(dialed == 2);
     assert_int_equal(dialed_error, ECONNREFUSED);
-    close(refuses);
 }
 
 static void test_when_it_is_stopped_nobody_is_called(void **state)
@@ -524,7 +494,7 @@ static void test_when_it_is_stopped_nobody_is_called(void **state)
     int before = open_descriptors();
 
     (void)state;
-    start("127.0.0.1", port_of(silent.fd));
+    start("127.0.0.1", held.port);
     dial_stop(&dial); /* at once */
     start_again();
     expect_rest();
@@ -539,11 +509,11 @@ static void test_when_it_is_stopped_nobody_is_called(void **state)
 static void test_stopping_what_was_never_started_or_is_over_does_nothing(void **state)
 {
     struct dial never = {0};
-    int listening = listening_on("127.0.0.1", 0, 5);
+    int listening = listening_on("127.0.0.1", held.port, 5);
 
     (void)state;
     dial_stop(&never);
-    start("127.0.0.1", port_of(listening));
+    start("127.0.0.1", held.port);
     eventually(dialed == 1);
     dial_stop(&dial);
     dial_stop(&dial);
@@ -555,10 +525,10 @@ static void test_stopping_what_was_never_started_or_is_over_does_nothing(void **
 static void test_a_peers_host_can_be_dialed_at_another_port(void **state)
 {
     struct pair pair = pair_open();
-    int listening = listening_on("127.0.0.1", 0, 5);
+    int listening = listening_on("127.0.0.1", held.port, 5);
 
     (void)state;
-    assert_int_equal(target_of_peer(&target, pair.ours, port_of(listening)), 0);
+    assert_int_equal(target_of_peer(&target, pair.ours, held.port), 0);
     assert_string_equal(target.host, "127.0.0.1");
     start_again();
     expect_connected("127.0.0.1");

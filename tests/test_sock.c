@@ -116,16 +116,21 @@ static void test_port_0_is_any_free_port_and_the_log_says_which(void **state)
     close(visit("127.0.0.1"));
 }
 
+static void open_held(struct held_port held)
+{
+    assert_int_equal(listener_open(&listener, loop, "127.0.0.1", held.port, "users", on_accept, &listener),
+                     0);
+}
+
 static void test_a_port_that_is_asked_for_is_the_one_that_is_opened(void **state)
 {
-    int other = listening_on("127.0.0.1", 0, 1);
-    int port = port_of(other);
+    struct held_port held = hold_port();
 
     (void)state;
-    close(other);
-    assert_int_equal(listener_open(&listener, loop, "127.0.0.1", port, "users", on_accept, &listener), 0);
-    assert_int_equal(listener.port, port);
+    open_held(held);
+    assert_int_equal(listener.port, held.port);
     close(visit("127.0.0.1"));
+    close(held.fd);
 }
 
 static void test_without_an_address_it_serves_ipv4_and_ipv6(void **state)
@@ -209,16 +214,18 @@ static void test_an_address_of_another_host_is_refused_and_the_log_says_why(void
 
 static void test_a_restarted_server_gets_its_port_back_at_once(void **state)
 {
+    struct held_port held = hold_port();
     char byte;
 
     (void)state;
-    open_at("127.0.0.1");
-    int port = listener.port, peer = visit("127.0.0.1");
+    open_held(held);
+    int peer = visit("127.0.0.1");
     listener_close(&listener);
     close(accepted[--count]); /* closed from this side first: it lingers in TIME_WAIT */
     eventually(recv(peer, &byte, 1, 0) == 0);
     close(peer);
-    assert_int_equal(listener_open(&listener, loop, "127.0.0.1", port, "users", on_accept, &listener), 0);
+    open_held(held);
+    close(held.fd);
 }
 
 static void test_what_it_accepts_is_set_up_for_a_tunnel(void **state)

@@ -207,8 +207,10 @@ int listening_on(const char *address, int port, int backlog)
 {
     struct sockaddr_storage storage;
     socklen_t size = make_address(address, port, &storage);
-    int fd = socket(storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int fd = socket(storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), yes = 1;
 
+    if (fd >= 0) /* beside one that holds the port, and does not listen */
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
     if (fd < 0 || (bind(fd, (struct sockaddr *)&storage, size) == 0 && listen(fd, backlog) == 0))
         return fd;
     int error = errno;
@@ -225,6 +227,19 @@ int port_of(int fd)
     assert_int_equal(getsockname(fd, (struct sockaddr *)&storage, &size), 0);
     return ntohs(storage.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&storage)->sin6_port
                                                : ((struct sockaddr_in *)&storage)->sin_port);
+}
+
+struct held_port hold_port(void)
+{
+    struct sockaddr_in any = {.sin_family = AF_INET};
+    struct held_port held = {.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+    int yes = 1;
+
+    assert_int_equal(bind(held.fd, (struct sockaddr *)&any, sizeof any), 0);
+    setsockopt(held.fd, SOL_SOCKET, SO_REUSEADDR, &yes,
+               sizeof yes); /* now others may, if they say the same */
+    held.port = port_of(held.fd);
+    return held;
 }
 
 int connecting_to(const char *address, int port)

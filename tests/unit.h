@@ -62,6 +62,13 @@ struct pair pair_open(void);
 int listening_on(const char *address, int port, int backlog);
 /* The socket's own port. */
 int port_of(int fd);
+/* A port of this machine's IPv4 addresses that nobody else gets until fd is closed. listening_on can be had on it meanwhile;
+ * where it was not, connections are refused. */
+struct held_port {
+    int fd;
+    int port;
+};
+struct held_port hold_port(void);
 /* A socket that connects to a port of address, and may still be at it. */
 int connecting_to(const char *address, int port);
 bool has_ipv6(void);
