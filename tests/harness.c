@@ -449,7 +449,7 @@ bool await_any(struct pollfd *wanted, int count, struct program *needed, int64_t
         polls[extra] = (struct pollfd){.fd = child_ended[0], .events = POLLIN};
         for (int i = 0; i < count; i++)
             polls[extra + 1 + i] = wanted[i];
-        int ready = poll(polls, (nfds_t)(extra + 1 + count), left > 0 ? left : 0);
+        int ready = poll(polls, (nfds_t)extra + 1 + (nfds_t)count, left > 0 ? left : 0);
         if (ready < 0)
             continue; /* a signal */
         for (int i = 0; i < extra; i++)
@@ -699,7 +699,7 @@ void kill_program(struct program *program)
 void expect_idle(struct program *program)
 {
     char expected[100];
-    double before, after;
+    double before = 0, after = 0;
     int parent;
 
     if (!look_up((int)program->pid, &parent, &before))

@@ -21,12 +21,13 @@ static bool is_open[DESCRIPTORS]; /* the test's sockets */
 
 static int keep(int fd)
 {
-    if (fd < 0 || fd >= DESCRIPTORS)
-        unmet(NULL, "another socket for the test", "%s", strerror(errno));
-    is_open[fd] = true;
-    fcntl(fd, F_SETFD, FD_CLOEXEC);
-    fcntl(fd, F_SETFL, O_NONBLOCK);
-    return fd;
+    if (fd >= 0 && fd < DESCRIPTORS) {
+        is_open[fd] = true;
+        fcntl(fd, F_SETFD, FD_CLOEXEC);
+        fcntl(fd, F_SETFL, O_NONBLOCK);
+        return fd;
+    }
+    unmet(NULL, "another socket for the test", "%s", strerror(errno));
 }
 
 void close_sockets(void)
@@ -76,8 +77,10 @@ static int try_dial(const char *address, int port, int room, int *fd)
 
     *fd = keep(socket(storage.ss_family, SOCK_STREAM, 0));
     setsockopt(*fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
-    if (room > 0)
+    if (room > 0) { /* small segments keep the other side's room small, too */
         setsockopt(*fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
+        setsockopt(*fd, IPPROTO_TCP, TCP_MAXSEG, &(int){88}, sizeof(int));
+    }
     if (connect(*fd, (struct sockaddr *)&storage, length) == 0)
         return 0;
     if (errno != EINPROGRESS)
@@ -145,10 +148,9 @@ void expect_refused(struct program *with, const char *address, int port, const c
 
 void expect_refused_soon(struct program *with, int port, const char *what)
 {
-    int fd, error;
-
     for (int64_t until = deadline(patience());; await(-1, 0, now_ms() + 5)) {
-        error = try_dial("127.0.0.1", port, 0, &fd);
+        int fd, error = try_dial("127.0.0.1", port, 0, &fd);
+
         close_socket(&fd);
         if (error == ECONNREFUSED)
             return;
@@ -171,12 +173,15 @@ bool has_ipv6(void)
 
 static int port_of(int fd)
 {
-    struct sockaddr_storage storage;
-    socklen_t length = sizeof storage;
+    union {
+        struct sockaddr any;
+        struct sockaddr_in four;
+        struct sockaddr_in6 six; /* its port is in the same place */
+    } address = {0};
+    socklen_t length = sizeof address;
 
-    getsockname(fd, (struct sockaddr *)&storage, &length);
-    return ntohs(storage.ss_family == AF_INET ? ((struct sockaddr_in *)&storage)->sin_port
-                                              : ((struct sockaddr_in6 *)&storage)->sin6_port);
+    getsockname(fd, &address.any, &length);
+    return ntohs(address.four.sin_port);
 }
 
 int own_port(struct peer *peer)
@@ -478,7 +483,7 @@ static void run_flows(struct flow *flows, int count)
     int64_t until = deadline(3 * patience());
 
     for (;;) {
-        struct pollfd polls[4];
+        struct pollfd polls[4] = {0};
         bool done = true;
 
         for (int i = 0; i < count; i++) {
@@ -494,11 +499,10 @@ static void run_flows(struct flow *flows, int count)
             return;
         if (!await_any(polls, 2 * count, NULL, until) || now_ms() > until) {
             char came[200];
-            int late = flows[0].got < flows[0].size ? 0 : 1;
+            struct flow *late = flows[0].got < flows[0].size ? &flows[0] : &flows[count - 1];
 
-            snprintf(came, sizeof came, "only %zu of %zu bytes came in time", flows[late].got,
-                     flows[late].size);
-            unmet_at(flows[late].to, "all bytes that were sent", came);
+            snprintf(came, sizeof came, "only %zu of %zu bytes came in time", late->got, late->size);
+            unmet_at(late->to, "all bytes that were sent", came);
         }
         for (int i = 0; i < count; i++) {
             if (polls[2 * i].revents != 0)

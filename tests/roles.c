@@ -211,7 +211,7 @@ static void start_programs(enum way way, struct pair *pair)
     pair->client.app.with = pair->client.program;
 }
 
-struct pair join_another(int number, struct pair *first)
+struct pair join_another(int number, const struct pair *first)
 {
     enum way way = way_of(number);
     struct pair pair = *first;

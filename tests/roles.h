@@ -82,6 +82,6 @@ struct pair {
 int count_ways(void);
 struct pair join(int way);
 /* Another pair through the same programs. */
-struct pair join_another(int way, struct pair *first);
+struct pair join_another(int way, const struct pair *first);
 
 #endif

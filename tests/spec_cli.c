@@ -286,6 +286,22 @@ static void live(struct program **server, struct program **client, const char *w
     expect_hello(&other);
 }
 
+/* Whether all of the text fits the shape, which is a regular expression; else line is the first that doesn't. */
+static bool all_lines_fit(const char *text, const char *shape, char line[500])
+{
+    regex_t compiled;
+    bool fit = true;
+
+    assert_int_equal(regcomp(&compiled, shape, REG_EXTENDED | REG_NOSUB), 0);
+    while (fit && sscanf(text, "%499[^\n]", line) == 1) {
+        fit = regexec(&compiled, line, 0, NULL, 0) == 0;
+        text += strcspn(text, "\n");
+        text += *text == '\n';
+    }
+    regfree(&compiled);
+    return fit;
+}
+
 void test_every_log_line_has_its_time_and_program_in_front(void)
 {
     static const char *const shape[] = {"^[0-2][0-9]:[0-5][0-9]:[0-5][0-9]\\.[0-9]{3} server: [^ ].*$",
@@ -295,23 +311,10 @@ void test_every_log_line_has_its_time_and_program_in_front(void)
 
     live(&programs[0], &programs[1], "-v");
     for (int i = 0; i < 2; i++) {
-        regex_t compiled;
-
         if (log_of(programs[i])[0] == '\0')
             unmet(programs[i], "something to be logged", "nothing was");
-        assert_int_equal(regcomp(&compiled, shape[i], REG_EXTENDED | REG_NOSUB), 0);
-        for (const char *rest = log_of(programs[i]); sscanf(rest, "%499[^\n]", line) == 1;
-             rest = strchr(rest, '\n') + 1) {
-            bool fits = regexec(&compiled, line, 0, NULL, 0) == 0;
-
-            if (!fits)
-                regfree(&compiled);
-            if (!fits)
-                unmet(programs[i], "every log line to be `HH:MM:SS.mmm PROGRAM: text`", "`%s` came", line);
-            if (strchr(rest, '\n') == NULL)
-                break;
-        }
-        regfree(&compiled);
+        if (!all_lines_fit(log_of(programs[i]), shape[i], line))
+            unmet(programs[i], "every log line to be `HH:MM:SS.mmm PROGRAM: text`", "`%s` came", line);
     }
 }
 

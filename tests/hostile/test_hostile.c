@@ -48,10 +48,9 @@ static struct program *begin(const char *misbehaviour, const char *test)
 static void expect_sentence(struct program *tests, const char *expected, const char *came, const char *end)
 {
     const char *parts[] = {expected, came, end};
-    const char *sentence;
 
     expect_exit(tests, 1);
-    sentence = strstr(log_of(tests), "Expected ");
+    const char *sentence = strstr(log_of(tests), "Expected ");
     if (sentence == NULL || strstr(sentence + 1, "Expected ") != NULL)
         unmet(tests, "one sentence", "%s came", sentence == NULL ? "none" : "more than one");
     for (int i = 0; i < 3; i++)
