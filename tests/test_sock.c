@@ -265,6 +265,8 @@ static void test_many_that_come_at_once_are_all_accepted(void **state)
 static void test_without_descriptors_visitors_wait_and_are_let_in_when_there_are_some(void **state)
 {
     (void)state;
+    if (is_under_valgrind())
+        skip();
     open_at("127.0.0.1");
     int first = connecting_to("127.0.0.1", listener.port), second = connecting_to("127.0.0.1", listener.port);
     forbid_descriptors();

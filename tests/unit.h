@@ -2,8 +2,9 @@
  * unit: what the tests of common/ share.
  *
  * Each test gets a fresh loop, and must give back every descriptor that it or the module opened. It turns the loop by hand,
- * until what it expects is so; a deadline fails it otherwise. It also holds the clock: later(5000) makes it five
- * seconds later for the module, at once. What the module logs is kept, not shown.
+ * until what it expects is so; else a deadline fails it (TEST_PATIENCE=10 makes it tenfold, for a slow machine or
+ * valgrind). It also holds the clock: later(5000) makes it five seconds later for the module, at once. What the module
+ * logs is kept, not shown.
  *
  * For this, unit.c stands in for three functions of the C library: epoll_wait, clock_gettime and write. Each does the
  * real one's work, by system call.
@@ -100,6 +101,8 @@ int open_descriptors(void);
 /* From now on the system refuses every new descriptor; until it is allowed again, or the test ends. */
 void forbid_descriptors(void);
 void allow_descriptors(void);
+/* valgrind has its own limit on descriptors: what is accepted beyond it is not refused but lost. */
+bool is_under_valgrind(void);
 /* Runs work in a process of its own, with a limit on descriptors that can't be raised; returns its result, 0 to 100. */
 int with_descriptors(int limit, int (*work)(void));
 
