@@ -35,7 +35,7 @@ MUST_EXPLAIN = """socket, descriptor, accept, non-blocking, event loop, back-pre
 FOREIGN = set("""nc curl ss strace tcpdump bash git make cmp cp sed kill apt-get sudo gcc systemctl man openssl ngrok read write
     fork fg poll select FIN SYN RST ACK EAGAIN ESTAB LISTEN EPOLLIN localhost grep diff fork wrk stress conntrack nft ip timeout
     TLS HTTP SSH FIFO systemd yamux HTTP/2 QUIC jobs printf seq cat head wc sleep
-    ps scp Recv-Q Send-Q Host SNI -N -o - + ::ffff: pi ngping you.example.com""".split())
+    ps time scp Recv-Q Send-Q Host SNI -N -o - + ::ffff: pi ngping you.example.com""".split())
 
 
 class Block:
