@@ -16,6 +16,7 @@ struct watcher {
     int calls;
     unsigned ready;
     bool reads;              /* takes a byte each time */
+    bool closes;             /* when freed, its descriptor too */
     struct watcher **victim; /* when this one is called, the one that this points to is stopped and freed */
     int replacement; /* and this descriptor gets the number of the victim's, for a new watch in its place */
 };
@@ -24,7 +25,10 @@ static struct watcher *watcher_new(int fd, unsigned interest);
 
 static void watcher_free(struct watcher *watcher)
 {
-    watch_stop(loop, &watcher->watch);
+    if (watcher->closes)
+        watch_close(loop, &watcher->watch);
+    else
+        watch_stop(loop, &watcher->watch);
     free(watcher);
 }
 
@@ -231,6 +235,26 @@ static void test_a_callback_may_stop_and_free_another_of_the_same_batch(void **s
     watcher_free(survivor);
     pair_close(pairs[0]);
     pair_close(pairs[1]);
+}
+
+static void test_a_callback_may_close_and_free_another_of_the_same_batch(void **state)
+{
+    struct watcher *rivals[2];
+    struct pair pairs[2];
+
+    (void)state;
+    two_rivals(rivals, pairs);
+    for (int i = 0; i < 2; i++)
+        rivals[i]->closes = true;
+    unit_turn();
+    assert_true((rivals[0] == NULL) != (rivals[1] == NULL));
+    struct watcher *survivor = rivals[0] != NULL ? rivals[0] : rivals[1];
+    assert_int_equal(survivor->calls, 1);
+    watcher_free(survivor);
+    for (int i = 0; i < 2; i++) {
+        assert_true(is_closed(pairs[i].ours));
+        close(pairs[i].peer);
+    }
 }
 
 static void test_a_new_watch_of_a_number_that_was_closed_is_not_told_what_the_old_one_missed(void **state)
@@ -531,6 +555,33 @@ static void test_after_loop_stop_nobody_is_called_any_more(void **state)
     assert_string_equal(row, "");
 }
 
+static void on_last_call(void *owner, unsigned ready)
+{
+    (void)ready;
+    ++*(int *)owner;
+    loop_stop(loop, 3);
+}
+
+static void test_nor_is_the_rest_of_the_batch(void **state)
+{
+    struct pair pairs[3];
+    struct watch watches[3];
+    int calls = 0;
+
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        pairs[i] = pair_open();
+        tell(pairs[i].peer, "x");
+        watch_start(loop, &watches[i], pairs[i].ours, WATCH_READ, on_last_call, &calls);
+    }
+    assert_int_equal(loop_run(loop), 3);
+    assert_int_equal(calls, 1);
+    for (int i = 0; i < 3; i++) {
+        watch_stop(loop, &watches[i]);
+        pair_close(pairs[i]);
+    }
+}
+
 static void test_writing_to_a_lost_peer_raises_no_signal(void **state)
 {
     int ends[2];
@@ -604,6 +655,7 @@ int main(void)
         UNIT(test_a_stopped_watch_tells_nothing_until_it_is_changed),
         UNIT(test_a_watch_that_is_all_zeros_is_a_stopped_one),
         UNIT(test_a_callback_may_stop_and_free_another_of_the_same_batch),
+        UNIT(test_a_callback_may_close_and_free_another_of_the_same_batch),
         UNIT(test_a_new_watch_of_a_number_that_was_closed_is_not_told_what_the_old_one_missed),
         UNIT(test_a_callback_may_stop_and_free_itself),
         UNIT(test_all_are_served_however_many_are_ready_at_once),
@@ -622,6 +674,7 @@ int main(void)
         UNIT(test_the_first_signal_calls_on_stop_and_the_second_ends_the_loop),
         UNIT(test_loop_run_returns_the_status_given_to_loop_stop),
         UNIT(test_after_loop_stop_nobody_is_called_any_more),
+        UNIT(test_nor_is_the_rest_of_the_batch),
         UNIT(test_writing_to_a_lost_peer_raises_no_signal),
         UNIT(test_a_loop_that_cannot_wait_gives_up_with_status_1),
         UNIT(test_the_limit_on_descriptors_is_raised_and_a_quarter_is_set_aside),

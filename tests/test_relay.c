@@ -294,6 +294,25 @@ static void test_a_slow_reader_gets_everything(void **state)
     eventually(reports == 1);
 }
 
+/* Small messages are copied, one at a time; the last one before the sink is full fits in part. */
+static void test_small_messages_that_pile_up_arrive_whole(void **state)
+{
+    struct joined pair = narrow(join(1));
+    struct flow flow = {.from = pair.left, .to = pair.right};
+
+    (void)state;
+    unit_expect("the sink is full", __FILE__, __LINE__);
+    do {
+        flow.size += 1000;
+        send_some(&flow);
+    } while (unit_turn());
+    assert_in_range(flow.size, 100000, 4 * MEGA);
+    eventually(flows(&flow));
+    leave(pair);
+    eventually(reports == 1);
+    assert_int_equal(report.up, flow.size);
+}
+
 /* ---- the end of one direction ---- */
 
 static void half_close(struct joined pair)
@@ -807,6 +826,7 @@ int main(void)
         RELAY_BOTH_WAYS(test_a_side_that_does_not_read_does_not_stop_its_own_words),
         RELAY_BOTH_WAYS(test_a_side_that_does_not_read_does_not_stop_other_pairs),
         RELAY_BOTH_WAYS(test_a_slow_reader_gets_everything),
+        RELAY_BOTH_WAYS(test_small_messages_that_pile_up_arrive_whole),
         RELAY_BOTH_WAYS(test_the_lefts_end_is_passed_on_while_the_right_goes_on),
         RELAY_BOTH_WAYS(test_the_rights_end_is_passed_on_while_the_left_goes_on),
         RELAY_BOTH_WAYS(test_an_end_comes_only_after_all_bytes_ahead_of_it),
