@@ -30,6 +30,37 @@ void test_the_token_is_32_hex_digits_and_new_in_every_session(void)
         leave(&client);
         await_turn(&server);
     }
+    for (int j = 0; j < TOKEN_DIGITS; j++) {
+        int same = 0;
+
+        for (int i = 0; i < SESSIONS; i++)
+            same += tokens[i][j] == tokens[0][j];
+        if (same == SESSIONS)
+            unmet(server.program, "all digits of the token to be random",
+                  "digit %d was `%c` in each of %d sessions", j + 1, tokens[0][j], SESSIONS);
+    }
+}
+
+/* Whoever can read the log should not be able to take the users over. */
+void test_the_token_is_not_in_the_log(void)
+{
+    struct server server = start_server("-v");
+    struct peer control = open_control(&server);
+    struct peer user = open_public(&server, &control, "the user");
+    struct peer proxy = open_proxy(&server, "the proxy connection");
+
+    expect_joined(&user, &proxy);
+    leave(&control);
+    await_turn(&server);
+    if (strstr(log_of(server.program), server.token) != NULL)
+        unmet(server.program, "the token not to be in the server's log", "it is");
+
+    struct client client = start_welcome_client("-v");
+    ask_for_proxy(&client, first_token, "a proxy connection");
+    leave(&client.server);
+    expect_hello(&client);
+    if (strstr(log_of(client.program), first_token) != NULL)
+        unmet(client.program, "the token not to be in the client's log", "it is");
 }
 
 void test_the_server_asks_for_one_proxy_connection_per_user(void)
@@ -359,41 +390,71 @@ void test_users_that_wait_when_the_client_is_lost_are_served_when_it_is_back(voi
     expect_joined(&second, &proxy);
 }
 
-void test_no_request_is_lost_when_the_client_does_not_read(void)
+enum { CROWD = 1000 };
+
+/* A client that does not read, and more users than there is room for requests to it. */
+static struct peer crowd_a_deaf_client(struct server *server, struct peer *users)
 {
-    enum { USERS = 1000 };
-    static struct peer users[USERS];
     struct rlimit limit;
 
     getrlimit(RLIMIT_NOFILE, &limit);
     limit.rlim_cur = limit.rlim_max;
     setrlimit(RLIMIT_NOFILE, &limit);
-    if (limit.rlim_cur < 3 * USERS)
+    if (limit.rlim_cur < 3 * CROWD)
         skip_test("this system does not let a program have enough descriptors");
-    struct server server = start_server("--wait 60");
+    *server = start_server("--wait 60");
     struct peer client =
-        dial_narrowly("the client", server.program, server.control_port); /* little fits in between */
-    greet(&server, &client);
-    for (int i = 0; i < USERS; i++)
-        users[i] = dial("a user", server.program, server.public_port);
-    await_turn(&server);
+        dial_narrowly("the client", server->program, server->control_port); /* little fits in between */
+    greet(server, &client);
+    for (int i = 0; i < CROWD; i++)
+        users[i] = dial("a user", server->program, server->public_port);
+    await_turn(server);
+    return client;
+}
+
+void test_no_request_is_lost_when_the_client_does_not_read(void)
+{
+    static struct peer users[CROWD];
+    struct server server;
+    struct peer client = crowd_a_deaf_client(&server, users);
+
     widen(&client);
-    for (int i = 0; i < USERS; i++)
+    for (int i = 0; i < CROWD; i++)
         expect_line(&client, "create_proxy");
-    for (int i = 0; i < USERS; i++) {
+    for (int i = 0; i < CROWD; i++) {
         struct peer proxy = open_proxy(&server, "a proxy connection");
 
         expect_start(&proxy);
         say(&proxy, "%d.", i);
         leave(&proxy);
     }
-    for (int i = 0; i < USERS; i++) {
-        char number[12];
+    for (int i = 0; i < CROWD; i++) {
+        char number[10];
 
         snprintf(number, sizeof number, "%d.", i);
         expect_bytes(&users[i], number);
         leave(&users[i]);
     }
+    expect_idle(server.program);
+}
+
+void test_a_request_that_the_last_client_did_not_take_is_not_made_to_the_next(void)
+{
+    static struct peer users[CROWD];
+    struct server server;
+    struct peer client = crowd_a_deaf_client(&server, users);
+
+    for (int i = 0; i < CROWD; i++)
+        reset(&users[i]);
+    await_turn(&server);
+    reset(&client);
+    await_turn(&server);
+    client = open_control(&server);
+    expect_pong(&client);
+    struct peer user = open_public(&server, &client, "the user");
+    struct peer proxy = open_proxy(&server, "the proxy connection");
+    expect_joined(&user, &proxy);
+    expect_pong(&client);
 }
 
 void test_waiting_costs_no_processor_time(void)
