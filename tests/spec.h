@@ -65,6 +65,7 @@ void test_a_second_client_takes_over_when_the_first_ends(void);
 
 /* spec_proxy.c: users and proxy connections */
 void test_the_token_is_32_hex_digits_and_new_in_every_session(void);
+void test_the_token_is_not_in_the_log(void);
 void test_the_server_asks_for_one_proxy_connection_per_user(void);
 void test_a_proxy_connection_is_joined_to_the_user_that_waits(void);
 void test_users_are_served_first_come_first_served(void);
@@ -83,6 +84,7 @@ void test_a_user_is_dropped_when_nobody_serves_it_within_the_wait(void);
 void test_users_that_come_while_no_client_is_there_are_served_when_it_comes(void);
 void test_users_that_wait_when_the_client_is_lost_are_served_when_it_is_back(void);
 void test_no_request_is_lost_when_the_client_does_not_read(void);
+void test_a_request_that_the_last_client_did_not_take_is_not_made_to_the_next(void);
 void test_waiting_costs_no_processor_time(void);
 void test_joined_connections_outlive_the_control_connection(void);
 void test_the_soft_limit_on_descriptors_is_raised(void);

@@ -132,6 +132,7 @@ void test_wrong_seconds_and_numbers_are_wrong_usage(void)
             add_wrong(run(name_of(who), "--heartbeat %s", seconds[i]), "heartbeat");
     if (stage == 1) {
         add_wrong(run("client", "-n some"), "some");
+        add_wrong(run("client", "-n 5x"), "5x");
         add_wrong(run("client", "--count 0"), "count");
     }
     if (stage >= 2)

@@ -112,12 +112,16 @@ static void test_the_client_closes_the_connection_when_target_is_not_there(void)
     struct program *client = run("client", "-p 0 127.0.0.1:%d", target.port);
     int port = port_for(client, "connections");
 
+    int before = open_descriptors(client);
+
     target.with = client;
     for (int i = 0; i < 3; i++) {
         struct peer user = dial("the user", client, port);
 
         expect_closed(&user, "to be closed, as nobody listens at TARGET");
     }
+    if (before >= 0)
+        expect_descriptors(client, before);
     open_it(&target);
     struct peer user = dial("the user", client, port), app = expect_caller(&target, "TARGET");
     exchange(&user, &app, 1000, 1000);

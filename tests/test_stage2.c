@@ -122,6 +122,7 @@ int main(int argc, char **argv)
         /* the server: the control connection */
         SPEC(test_the_server_answers_hello_with_welcome),
         SPEC(test_the_token_is_32_hex_digits_and_new_in_every_session),
+        SPEC(test_the_token_is_not_in_the_log),
         SPEC(test_the_server_answers_each_ping_with_pong),
         SPEC(test_the_server_understands_a_line_that_comes_byte_by_byte),
         SPEC(test_the_server_understands_lines_that_come_together),
@@ -144,6 +145,7 @@ int main(int argc, char **argv)
         SPEC(test_users_that_come_while_no_client_is_there_are_served_when_it_comes),
         SPEC(test_users_that_wait_when_the_client_is_lost_are_served_when_it_is_back),
         SLOW_SPEC(test_no_request_is_lost_when_the_client_does_not_read),
+        SLOW_SPEC(test_a_request_that_the_last_client_did_not_take_is_not_made_to_the_next),
         SPEC(test_the_proxy_line_may_come_byte_by_byte),
         SPEC(test_bytes_right_behind_the_proxy_line_are_for_the_user),
         SPEC(test_a_wrong_token_never_meets_a_user),

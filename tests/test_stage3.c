@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 const int stage = 3;
@@ -157,6 +158,28 @@ static void test_a_client_that_is_denied_exits_with_1_and_does_not_come_back(voi
     expect_exit(client.program, 1);
 }
 
+static void expect_no_secret_in_log(struct program *program)
+{
+    if (strstr(log_of(program), "sesam") != NULL)
+        unmet(program, "no secret in the log, not even a wrong one, which may be nearly right", "`%s` came",
+              log_of(program));
+}
+
+static void test_no_secret_is_in_the_log(void)
+{
+    struct server server = start_server_with_secret("open sesame");
+
+    expect_answer(&server, "hello open sesam", "denied");
+    expect_answer(&server, "hello open sesame", "welcome");
+    expect_no_secret_in_log(server.program);
+
+    setenv("TUNNEL_SECRET", "sesame", 1);
+    struct program *client =
+        run("client", "-v -c %d -x %d 1 127.0.0.1", server.control_port, server.proxy_port);
+    expect_exit(client, 1);
+    expect_no_secret_in_log(client);
+}
+
 /* ---- the server's spares ---- */
 
 static struct server start_server_with_spares(int count)
@@ -240,6 +263,45 @@ static void test_a_spare_that_dies_is_replaced(void)
     struct peer user = dial("the user", server.program, server.public_port);
     expect_line(&spares[2], "start");
     exchange(&user, &spares[2], 1000, 1000);
+}
+
+static void test_a_spare_waits_longer_than_a_user(void)
+{
+    struct server server = start_server("--spares 1 --wait 0.2");
+    struct peer client = open_control(&server);
+
+    expect_requests(&client, 1);
+    struct peer spare = open_proxy(&server, "the spare");
+    if (comes_within(&spare, 0.6)) /* three times as long as a user */
+        expect_nothing_yet(&spare);
+    expect_pong(&client);
+    struct peer user = dial("the user", server.program, server.public_port);
+    expect_line(&spare, "start");
+    exchange(&user, &spare, 1000, 1000);
+}
+
+/* Users take descriptors; but of the last ones none is taken that a proxy connection needs. */
+static void test_more_users_than_descriptors_are_served_one_after_the_other(void)
+{
+    enum { USERS = 200 };
+    static struct peer users[USERS];
+    struct program *program = run_limited(64, 64, "server", "-c 0 -u 0 -x 0 --spares 0 --wait 60");
+    struct server server = {.program = program,
+                            .control_port = port_for(program, "the client"),
+                            .public_port = port_for(program, "users"),
+                            .proxy_port = port_for(program, "proxy connections")};
+    struct peer client = open_control(&server);
+
+    for (int i = 0; i < USERS; i++)
+        users[i] = dial("one user of many", program, server.public_port);
+    for (int i = 0; i < USERS; i++) {
+        expect_line(&client, "create_proxy");
+        struct peer proxy = open_proxy(&server, "the proxy connection");
+        expect_line(&proxy, "start");
+        exchange(&users[i], &proxy, 100, 100);
+        leave(&users[i]);
+        leave(&proxy);
+    }
 }
 
 static void test_the_users_bytes_follow_right_behind_start(void)
@@ -367,6 +429,39 @@ static void test_a_user_is_closed_when_the_app_is_not_there_and_the_tunnel_lives
     exchange(&proxy, &app, 1000, 1000);
 }
 
+static void test_a_proxy_connection_that_could_not_be_opened_is_tried_again(void)
+{
+    struct client client =
+        start_client_at(open_door("the server's control port"), hold_port("the server's proxy port"),
+                        open_door("the local app"), "");
+
+    expect_hello(&client);
+    welcome(&client, first_token);
+    say(&client.server, "create_proxy\ncreate_proxy\n");
+    expect_log(client.program, "cannot open a proxy connection",
+               "the client to log that it can't reach the port");
+    open_it(&client.proxy);
+    for (int i = 0; i < 2; i++)
+        expect_proxy(&client, first_token, "a proxy connection that could not be opened at first");
+}
+
+static void test_a_user_that_waits_for_the_app_outlives_the_control_connection(void)
+{
+    struct client client = start_welcome_client("");
+    struct peer proxy = ask_for_proxy(&client, first_token, "a proxy connection");
+
+    listen(client.app.fd, 0); /* so that one caller fills the queue, and the next has to wait */
+    dial("another caller", client.program, client.app.port);
+    say(&proxy, "start\nquestion");
+    expect_log(client.program, "dialing", "the client to log that it dials the local app");
+    leave(&client.server);
+    expect_hello(&client);
+    expect_caller(&client.app, "the other caller");
+    struct peer app = expect_caller(&client.app, "the local app");
+    expect_bytes(&app, "question");
+    exchange(&proxy, &app, 1000, 1000);
+}
+
 static void test_local_is_a_port_or_host_and_port(void)
 {
     static const char *const wrong[] = {"app",  "localhost:", "localhost:http", "65536",
@@ -434,6 +529,41 @@ static void test_a_stopped_server_listens_no_longer_and_lets_users_finish(void)
     finish(&proxy);
     expect_end(&user);
     expect_exit(program, 0);
+}
+
+static void test_a_user_that_waits_when_the_server_is_stopped_is_served(void)
+{
+    struct server server = start_server("");
+    struct peer client = open_control(&server);
+    struct peer user = open_public(&server, &client, "the user");
+
+    send_signal(server.program, SIGTERM);
+    expect_log(server.program, "stopping", "the server to log that it is stopping");
+    struct peer proxy = open_proxy(&server, "the proxy connection");
+    expect_line(&proxy, "start");
+    exchange(&user, &proxy, 1000, 1000);
+    expect_running(server.program);
+    leave(&user);
+    expect_end(&proxy);
+    leave(&proxy);
+    expect_exit(server.program, 0);
+}
+
+static void test_a_client_that_stops_does_not_come_back(void)
+{
+    struct pair pair = join(1);
+
+    leave(&pair.client.server);
+    expect_log(pair.program, "next try", "the client to log that it lost the server");
+    send_signal(pair.program, SIGTERM);
+    expect_log(pair.program, "stopping", "the client to log that it is stopping");
+    if (has_caller_within(&pair.client.control, 1)) /* twice as long as it waits for the next try */
+        unmet(pair.program, "no control connection any more from a client that stops", "there is one");
+    exchange(&pair.user, &pair.app, 1000, 1000);
+    leave(&pair.user);
+    expect_end(&pair.app);
+    leave(&pair.app);
+    expect_exit(pair.program, 0);
 }
 
 static void test_a_stopped_client_lets_users_finish(void)
@@ -591,11 +721,13 @@ int main(int argc, char **argv)
         /* the server: the control connection */
         SPEC(test_the_server_answers_hello_with_welcome),
         SPEC(test_the_token_is_32_hex_digits_and_new_in_every_session),
+        SPEC(test_the_token_is_not_in_the_log),
         SPEC(test_the_server_denies_a_client_with_another_secret),
         SPEC(test_the_server_takes_a_line_of_127_bytes_and_no_longer_one),
         SPEC(test_the_server_denies_before_it_tells_that_it_is_busy),
         SPEC(test_the_secret_comes_from_the_file_or_else_from_the_environment),
         SPEC(test_a_secret_file_that_cannot_be_read_is_one_line_and_exit_is_1),
+        SPEC(test_no_secret_is_in_the_log),
         SPEC(test_the_server_answers_each_ping_with_pong),
         SPEC(test_the_server_understands_a_line_that_comes_byte_by_byte),
         SPEC(test_the_server_understands_lines_that_come_together),
@@ -616,6 +748,7 @@ int main(int argc, char **argv)
         SPEC(test_the_server_asks_for_its_spares_and_for_all_who_wait),
         SPEC(test_a_user_gets_a_spare_at_once_and_the_spare_is_replaced),
         SPEC(test_a_spare_that_dies_is_replaced),
+        SLOW_SPEC(test_a_spare_waits_longer_than_a_user),
         SPEC(test_what_a_user_says_while_it_waits_is_not_lost),
         SPEC(test_a_user_that_closes_its_side_while_it_waits_is_served),
         SPEC(test_a_user_that_is_reset_while_it_waits_loses_its_place),
@@ -623,6 +756,7 @@ int main(int argc, char **argv)
         SPEC(test_users_that_come_while_no_client_is_there_are_served_when_it_comes),
         SPEC(test_users_that_wait_when_the_client_is_lost_are_served_when_it_is_back),
         SLOW_SPEC(test_no_request_is_lost_when_the_client_does_not_read),
+        SLOW_SPEC(test_a_request_that_the_last_client_did_not_take_is_not_made_to_the_next),
         SPEC(test_the_proxy_line_may_come_byte_by_byte),
         SPEC(test_a_wrong_token_never_meets_a_user),
         SPEC(test_an_old_token_never_meets_a_user),
@@ -633,6 +767,7 @@ int main(int argc, char **argv)
         SPEC(test_a_user_is_logged_with_number_address_bytes_and_time),
         SPEC(test_the_soft_limit_on_descriptors_is_raised),
         SLOW_SPEC(test_a_server_without_free_descriptors_goes_on_when_some_are_free),
+        SLOW_SPEC(test_more_users_than_descriptors_are_served_one_after_the_other),
         /* the client */
         SPEC(test_the_client_says_hello_first_and_then_waits),
         SPEC(test_a_client_that_is_denied_exits_with_1_and_does_not_come_back),
@@ -647,6 +782,7 @@ int main(int argc, char **argv)
         SPEC(test_a_user_is_closed_when_the_app_is_not_there_and_the_tunnel_lives),
         SPEC(test_the_client_lives_on_when_a_spare_is_closed),
         SPEC(test_the_client_lives_on_when_the_proxy_port_cannot_be_reached),
+        SLOW_SPEC(test_a_proxy_connection_that_could_not_be_opened_is_tried_again),
         SLOW_SPEC(test_the_client_drops_a_server_that_is_silent_for_three_heartbeats),
         SLOW_SPEC(test_the_client_comes_back_half_a_second_after_any_loss),
         SPEC(test_the_client_uses_the_token_of_its_newest_welcome),
@@ -669,6 +805,7 @@ int main(int argc, char **argv)
         SLOW_SPEC(test_joined_connections_cost_nothing_while_nothing_is_said),
         SPEC(test_joined_connections_leave_no_descriptor_behind),
         SLOW_SPEC(test_joined_connections_outlive_the_control_connection),
+        SLOW_SPEC(test_a_user_that_waits_for_the_app_outlives_the_control_connection),
         /* both */
         SPEC(test_client_and_server_with_the_same_secret_serve_users),
         SPEC(test_the_six_steps_are_logged_with_their_numbers),
@@ -678,7 +815,9 @@ int main(int argc, char **argv)
         SLOW_SPEC(test_whoever_does_not_say_the_first_line_within_5_s_is_closed),
         /* the stop */
         SPEC(test_a_stopped_server_listens_no_longer_and_lets_users_finish),
+        SPEC(test_a_user_that_waits_when_the_server_is_stopped_is_served),
         SPEC(test_a_stopped_client_lets_users_finish),
+        SLOW_SPEC(test_a_client_that_stops_does_not_come_back),
         SPEC(test_a_stop_does_not_wait_for_spares_nor_for_the_client),
         SLOW_SPEC(test_a_stop_waits_for_users_no_longer_than_the_drain),
         SPEC(test_a_second_signal_ends_at_once),
