@@ -18,8 +18,8 @@ struct target {
     char host[256];
     int port;
     struct sockaddr_storage addresses[TARGET_ADDRESSES];
-    int count; /* of addresses; 0: the name is to be looked up */
-    int first; /* the one to begin with */
+    unsigned count; /* of addresses; 0: the name is to be looked up */
+    unsigned first; /* the one to begin with */
 };
 
 /* Takes "host:port", "[::1]:port", "port" (of localhost), or, if default_port isn't 0, "host" or a bare IPv6 address.
@@ -38,9 +38,9 @@ struct dial {
     struct watch watch;
     struct timer timer;
     struct target *target;
-    int tried; /* addresses so far */
-    int at;    /* the address being tried */
-    int error; /* the last one's errno */
+    unsigned tried; /* addresses so far */
+    unsigned at;    /* the address being tried */
+    int error;      /* the last one's errno */
     void (*on_dialed)(void *owner, int fd);
     void *owner;
 };
