@@ -272,7 +272,7 @@ static void live(struct program **server, struct program **client, const char *w
         return;
     }
     char options_text[100];
-    snprintf(options_text, sizeof options_text, "%s --heartbeat 0.5", word);
+    snprintf(options_text, sizeof options_text, "%s --heartbeat 1.5", word);
     struct server under_test = start_server(options_text);
     struct peer peer = open_control(&under_test);
     expect_pong(&peer);

@@ -216,7 +216,8 @@ void test_whoever_does_not_say_the_first_line_within_5_s_is_closed(void)
         expect_pong(&client);
     }
     for (int i = 0; i < count; i++)
-        expect_nothing_yet(&strangers[i]);
+        if (comes_within(&strangers[i], 0)) /* on a slow machine it may be time by now */
+            expect_later_than(server.program, began, 5, "the limit for a first line");
     expect_idle(server.program);
     for (int i = 0; i < count; i++) {
         while (i % 3 == 2 && now_ms() - began < 5000 + (int64_t)(patience() * 1000) &&
