@@ -32,7 +32,7 @@ NOT_RUN_MAX = 8
 MUST_EXPLAIN = """socket, descriptor, accept, non-blocking, event loop, back-pressure, half-close, splice, framing,
     heartbeat, NAT time-out, session token, spare, draining""".replace("\n", " ").split(",")
 # Names that are not ours: system calls, programs and functions that the text speaks of.
-FOREIGN = set("""nc curl ss strace tcpdump bash git make cmp cp sed kill apt-get sudo gcc systemctl man openssl ngrok read write
+FOREIGN = set("""nc curl ss strace tcpdump bash git cmp cp sed kill apt-get sudo gcc systemctl man openssl ngrok read write
     fork fg poll select FIN SYN RST ACK EAGAIN ESTAB LISTEN EPOLLIN localhost grep diff fork wrk stress conntrack nft ip timeout
     TLS HTTP SSH FIFO systemd yamux HTTP/2 QUIC jobs printf seq cat head wc sleep
     ps time scp Recv-Q Send-Q Host SNI -N -o - + ::ffff: pi ngping you.example.com""".split())
@@ -324,7 +324,7 @@ class Repository:
         files = [path for path in ROOT.rglob("*") if path.is_file() and
                  not re.match(r"(\.git|build|my-[^/]*)/", str(path.relative_to(ROOT)))]
         sources = [path.read_text(errors="replace") for path in files
-                   if path.suffix in (".c", ".h", ".sh", ".mk", ".html") or path.name in ("Makefile", "up", "summary.awk")]
+                   if path.suffix in (".c", ".h", ".sh", ".mk", ".html") or path.name in ("Makefile", "up", "README.md")]
         self.text = "\n".join(sources)
         self.words = set(re.findall(r"\w+", self.text))
         makefiles = "\n".join(path.read_text() for path in [ROOT / "Makefile", *ROOT.glob("tests/*.mk")])
@@ -332,7 +332,8 @@ class Repository:
         self.targets |= {f"{name}{n}" for name in re.findall(r"\b([a-z-]+)%:", makefiles) for n in "0123"}
         self.make_variables = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)*\b", makefiles + (ROOT / "tests/demo.sh").read_text() +
                                              (ROOT / "tests/natlab/up").read_text()))
-        self.messages = [self.pattern(text) for text in re.findall(r'"((?:[^"\\]|\\.)*)"', self.text) if len(text) > 3]
+        self.messages = [self.pattern(text) for text in re.findall(r'"((?:[^"\\\n]|\\.)*)"', self.text)
+                         if len(re.sub(r"%[a-z.*\d]*|[^a-z]", "", text)) > 5]  # enough words to be told apart
         options = (ROOT / "common/options.c").read_text()
         self.options = {"--" + name for name in re.findall(r"'\w'|0, \"([\w-]+)\"", options) if name}
         self.options |= {"--" + name for name in re.findall(r"'\w', \"([\w-]+)\"", options)}
@@ -360,6 +361,8 @@ class Repository:
         if first == "make":
             return all(word in self.targets or word.split("=")[0] in self.make_variables and "=" in word
                        for word in words[1:])
+        if url := re.fullmatch(r"http://[\w.]+:(\d+)/?", span):
+            return int(url[1]) in self.ports
         if first.startswith("-"):
             return first.split("=")[0] in self.options
         if re.fullmatch(r"[\w.-]+/[\w./-]*|[\w.-]+\.(c|h|md|sh|svg|py|html)|\.\w[\w-]*|Makefile", first) and len(words) == 1:
