@@ -48,6 +48,7 @@ class Terminal:
         arguments = [shell, "--norc", "--noprofile", "--noediting", "-i"] if "bash" in shell else [shell, "-i"]
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # which Python ignores, and the shell would go on to
             os.closerange(3, 256)  # what make or a terminal left open: descriptors in the text begin with 3
             os.chdir(folder)
             os.execve(shell, arguments, dict(environment, PS1=PROMPT, PS2="", TERM="dumb"))
