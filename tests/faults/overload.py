@@ -4,12 +4,11 @@ import os
 import random
 import statistics
 import struct
-import subprocess
 import sys
 import tempfile
 import time
 
-from tunnel import HERE, Failure, Peer, check, echo, request, scenario, until
+from tunnel import HERE, Failure, Peer, build_shim, check, echo, request, scenario, until
 
 FEW = 64  # descriptors
 STARVED_S = 3.0  # how long a starved program is watched
@@ -100,15 +99,9 @@ class Memory:
             file.write(struct.pack("=I", per_thousand))
 
 
-def build_shim(folder):
-    command = [*os.environ.get("CC", "cc").split(), "-O2", "-fPIC", "-shared", "-o", f"{folder}/malloc-shim.so", f"{HERE}/malloc-shim.c"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    check(done.returncode == 0, f"cannot build the shim: {done.stderr}")
-
-
 async def without_memory(case, per_thousand, who):
     with tempfile.TemporaryDirectory(prefix="ngrokmm-faults-") as folder:
-        build_shim(folder)
+        build_shim(folder, f"{HERE}/malloc-shim.c")
         server_memory, client_memory = Memory(folder, "server"), Memory(folder, "client")
         app = case.app(echo)
         # Sanitizers bring a malloc of their own, and want to be loaded first.

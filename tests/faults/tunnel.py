@@ -16,6 +16,7 @@ import resource
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import time
 import traceback
@@ -57,6 +58,9 @@ def program(name, stage="stage3-local"):
     return os.path.join(OUT, stage, name)
 
 
+given = set()  # by free_ports, so far
+
+
 def free_ports(count):
     """Ports for a server that will be down for a while: from outside of the range that the kernel gives to dialing
     sockets, so that none of these takes them meanwhile."""
@@ -65,10 +69,13 @@ def free_ports(count):
     held = []
     while len(held) < count:
         candidate = socket.socket(socket.AF_INET6)
+        port = random.randrange(10000, max(lowest, 20000))
         try:
-            candidate.bind(("::", random.randrange(10000, max(lowest, 20000))))
+            check(port not in given, "")
+            candidate.bind(("::", port))
+            given.add(port)
             held.append(candidate)
-        except OSError:
+        except (OSError, Failure):
             candidate.close()
     ports = [holder.getsockname()[1] for holder in held]
     for holder in held:
@@ -467,17 +474,27 @@ async def request(server, size=100, seconds=10, **how):
     """A user of an echoing app, from connect to the end. Returns the seconds that it took."""
     began = time.monotonic()
     user = await Peer.connect(server.ports[1], seconds=seconds, **how)
+    data = os.urandom(size)
+    sending = asyncio.create_task(user.send(data, seconds))
     try:
-        data = os.urandom(size)
-        sending = asyncio.create_task(user.send(data, seconds))
         echoed = await user.receive_exactly(size, seconds)
         await sending
         check(echoed == data, "a user got other bytes than its own")
         user.end()
         check(await user.receive_all(seconds) == b"", "more came back than was sent")
     finally:
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
         user.close()
     return time.monotonic() - began
+
+
+def build_shim(folder, source):
+    """Makes folder/NAME.so of NAME.c, for LD_PRELOAD."""
+    shim = os.path.join(folder, os.path.basename(source)[:-2] + ".so")
+    done = subprocess.run([*os.environ.get("CC", "cc").split(), "-O2", "-fPIC", "-shared", "-D_GNU_SOURCE", "-o", shim, source],
+                          capture_output=True, text=True)
+    check(done.returncode == 0, f"cannot build {shim}: {done.stderr}")
 
 
 def raise_descriptor_limit():
