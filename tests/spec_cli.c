@@ -326,6 +326,12 @@ void test_verbose_logs_more_and_quiet_logs_nothing_while_all_is_well(void)
 
     live(&normal[0], &normal[1], "");
     live(&verbose[0], &verbose[1], "--verbose");
+    for (int i = 0; i < 2; i++) {
+        send_signal(normal[i], SIGTERM);
+        send_signal(verbose[i], SIGTERM);
+        expect_exit(normal[i], 0);
+        expect_exit(verbose[i], 0);
+    }
     if (stage > 0 && /* where there is more to tell */
         count_lines(log_of(verbose[0])) + count_lines(log_of(verbose[1])) <=
             count_lines(log_of(normal[0])) + count_lines(log_of(normal[1])))

@@ -210,7 +210,8 @@ void test_whoever_does_not_say_the_first_line_within_5_s_is_closed(void)
     expect_hello(&silent);
     for (int second = 0; second < 4; second++) {
         for (int i = 2; i < count; i += 3)
-            say(&strangers[i], "h");
+            if (!comes_within(&strangers[i], 0))
+                say(&strangers[i], "h");
         for (int64_t next = now_ms() + 1000; now_ms() < next;)
             comes_within(&client, (double)(next - now_ms()) / 1000);
         expect_pong(&client);
@@ -300,7 +301,7 @@ void test_the_client_comes_back_half_a_second_after_any_loss(void)
 
     memset(line, 'p', sizeof line);
     for (int i = 0; i < LOSSES; i++)
-        clients[i] = start_welcome_client("");
+        clients[i] = start_welcome_client("--heartbeat 60");
     for (int i = 0; i < LOSSES; i++) {
         struct peer *server = &clients[i].server;
 
