@@ -440,6 +440,7 @@ static void test_a_proxy_connection_that_could_not_be_opened_is_tried_again(void
     say(&client.server, "create_proxy\ncreate_proxy\n");
     expect_log(client.program, "cannot open a proxy connection",
                "the client to log that it can't reach the port");
+    expect_idle(client.program); /* it does not try all the time */
     open_it(&client.proxy);
     for (int i = 0; i < 2; i++)
         expect_proxy(&client, first_token, "a proxy connection that could not be opened at first");
