@@ -24,12 +24,13 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <time.h>
 
 #include "world.h"
 
-enum { PEERS = 16, BULK = 300000, FEWER = 20000, LATE_MS = 5000, SETTLE_MS = 10 };
+enum { PEERS = 16, BULK = 200000, FEWER = 4000, LATE_MS = 5000, SETTLE_MS = 10 };
 
 enum kind { NOBODY, CONTROL, USER, PROXY };
 
@@ -52,6 +53,7 @@ struct run {
     const uint8_t *script, *script_end;
     enum { PLAYING, SETTLING, LEAVING, OVER } phase;
     struct timespec late;
+    unsigned rounds;
     int waited_ms;
 };
 
@@ -59,15 +61,21 @@ static char secret[TOKEN_SIZE];
 
 /* ---- what peers hear ------------------------------------------------------------------------------ */
 
-static char payload_byte(int peer, size_t at)
+/* What a peer says, from byte `at` on. */
+static const char *payload(int peer, size_t at)
 {
-    return (char)(peer << 4 | (int)(at & 15));
+    static char all[PEERS][BULK + 16];
+
+    if (all[peer][BULK] == 0 && all[peer][BULK + 1] == 0)
+        for (size_t i = 0; i < sizeof all[peer]; i++)
+            all[peer][i] = (char)(peer << 4 | (int)(i & 15));
+    return all[peer] + (at & 15);
 }
 
-static void hear_payload(struct run *run, int number, char byte)
+static void hear_payload(struct run *run, int number, const char *bytes, size_t count)
 {
     struct peer *peer = &run->peers[number];
-    int from = (uint8_t)byte >> 4;
+    int from = (uint8_t)bytes[0] >> 4;
     struct peer *partner = &run->peers[from];
 
     if (peer->partner < 0)
@@ -75,8 +83,11 @@ static void hear_payload(struct run *run, int number, char byte)
     if (peer->partner != from || partner->kind != (peer->kind == USER ? PROXY : USER) ||
         (partner->partner >= 0 && partner->partner != number))
         finding("peer %d, joined to %d, got a byte of peer %d", number, peer->partner, from);
-    if (byte != payload_byte(from, peer->heard) || partner->line + ++peer->heard > partner->said)
-        finding("peer %d got byte %zu of peer %d wrong", number, peer->heard, from);
+    if (memcmp(bytes, payload(from, peer->heard), count) != 0)
+        finding("peer %d got bytes of peer %d wrong, after %zu", number, from, peer->heard);
+    peer->heard += count;
+    if (partner->line + peer->heard > partner->said)
+        finding("peer %d got more than peer %d said", number, from);
 }
 
 static void hear_line(struct peer *peer, char byte)
@@ -101,20 +112,20 @@ static void hear_line(struct peer *peer, char byte)
     finding("the client was told \"%s\"", peer->said_to_us);
 }
 
-static void hear(struct run *run, int number, char byte)
+static void hear(struct run *run, int number, const char *bytes, size_t count)
 {
     struct peer *peer = &run->peers[number];
+    size_t i = 0;
 
-    if (peer->kind == CONTROL) {
-        hear_line(peer, byte);
-    } else if (peer->kind == PROXY && (peer->strange || peer->said < peer->line)) {
+    if (peer->kind == PROXY && (peer->strange || peer->said < peer->line))
         finding("a stranger was told something on the proxy port");
-    } else if (peer->kind == PROXY && peer->started < 6) {
-        if (byte != "start\n"[peer->started++])
+    for (; peer->kind == CONTROL && i < count; i++)
+        hear_line(peer, bytes[i]);
+    for (; peer->kind == PROXY && peer->started < strlen("start\n") && i < count; i++)
+        if (bytes[i] != "start\n"[peer->started++])
             finding("a proxy connection was told something else than `start`");
-    } else {
-        hear_payload(run, number, byte);
-    }
+    if (i < count)
+        hear_payload(run, number, bytes + i, count - i);
 }
 
 /* Returns whether there was anything. */
@@ -128,8 +139,7 @@ static bool read_all(struct run *run, int number)
     if (peer->fd < 0 || peer->heard_end)
         return false;
     while ((count = recv(peer->fd, bytes, sizeof bytes, MSG_DONTWAIT)) > 0) {
-        for (ssize_t i = 0; i < count; i++)
-            hear(run, number, bytes[i]);
+        hear(run, number, bytes, (size_t)count);
         any = true;
     }
     peer->heard_end = count == 0 || (errno != EAGAIN && errno != EINTR);
@@ -195,12 +205,13 @@ static void say_right(struct run *run, int number, size_t size)
     if (!can_speak(peer))
         return;
     note_worth(run, peer);
-    for (size_t i = 0; i < size; i++) {
+    size_t i = 0;
+    for (; i < size && (peer->kind == CONTROL || peer->said + i < peer->line); i++) {
         size_t at = peer->said + i;
-        bytes[i] = at < peer->line         ? peer->first_line[at]
-                   : peer->kind == CONTROL ? "ping\n"[(at - peer->line) % 5]
-                                           : payload_byte(number, at - peer->line);
+        bytes[i] = at < peer->line ? peer->first_line[at] : "ping\n"[(at - peer->line) % 5];
     }
+    if (i < size)
+        memcpy(bytes + i, payload(number, peer->said + i - peer->line), size - i);
     ssize_t sent = send(peer->fd, bytes, size, MSG_NOSIGNAL | MSG_DONTWAIT);
     peer->said += sent > 0 ? (size_t)sent : 0;
 }
@@ -319,6 +330,20 @@ static bool late(struct run *run)
     return now.tv_sec > run->late.tv_sec;
 }
 
+/* To be called again and again while there is something to wait for. Mostly it is time, which passes quickly here; but it may
+ * be the kernel, which waits up to 40 ms with an acknowledgement, in case there will be something to send with it. */
+static void wait_a_little(struct run *run)
+{
+    int at_once = 1;
+
+    if (++run->rounds % 16 != 0)
+        return;
+    for (int i = 0; i < PEERS; i++)
+        if (run->peers[i].kind != NOBODY && run->peers[i].fd >= 0)
+            (void)setsockopt(run->peers[i].fd, IPPROTO_TCP, TCP_QUICKACK, &at_once, sizeof at_once);
+    usleep(50);
+}
+
 /* Everybody who is still there reads all there is, and then has everything. The kernel may deliver a moment later. */
 static void settle(struct run *run)
 {
@@ -336,7 +361,7 @@ static void settle(struct run *run)
         return;
     world_move_clock(SETTLE_MS); /* pairs that are leaving are looked after now and then */
     if (!all)
-        usleep(50);
+        wait_a_little(run);
     else if ((run->waited_ms += SETTLE_MS) > 3 * SETTLE_MS)
         run->phase = LEAVING;
 }
@@ -356,7 +381,7 @@ static void leave(struct run *run)
                     "%d pairs",
                     server->newcomers.count, server->users.count, server->proxies.count,
                     server->relays.count);
-        usleep(50);
+        wait_a_little(run);
         return;
     }
     if (server->relays.open_pipes != server->relays.pooled_pipes)
