@@ -390,7 +390,7 @@ void test_users_that_wait_when_the_client_is_lost_are_served_when_it_is_back(voi
     expect_joined(&second, &proxy);
 }
 
-enum { CROWD = 4000 }; /* so that the requests don't fit into what is between server and client */
+enum { CROWD = 6000 }; /* so that the requests don't fit into what is between server and client */
 
 /* A client that does not read, while users come. */
 static struct peer crowd_a_deaf_client(struct server *server, struct peer *users)
@@ -536,10 +536,11 @@ void test_a_server_without_free_descriptors_goes_on_when_some_are_free(void)
     say(&user, "still there?");
     for (int64_t until = now_ms() + (int64_t)(3 * patience() * 1000); now_ms() < until;) {
         struct peer proxy =
-            open_proxy(&server, "a proxy connection"); /* may still meet one of those who have gone */
+            open_proxy(&server, "a proxy connection"); /* may meet one of those who have gone */
 
-        if (hears(&proxy, "still there?", 0.3))
+        if (hears(&proxy, "still there?", (double)(until - now_ms()) / 1000))
             return;
+        leave(&proxy);
     }
     unmet(program, "the next user to be served", "it was not in time");
 }
