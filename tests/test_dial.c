@@ -337,6 +337,44 @@ static void test_who_never_answers_is_given_up_in_time(void **state)
     silent_close(silent);
 }
 
+static void test_who_refuses_late_is_not_connected(void **state)
+{
+    struct silent silent = silent_at("127.0.0.1");
+
+    (void)state;
+    start("127.0.0.1", held.port);
+    expect_rest();
+    assert_int_equal(dialed, 0);
+    silent_close(silent); /* the kernel knocks again after a second */
+    expect_failed(ECONNREFUSED);
+}
+
+static bool answers(struct silent *silent)
+{
+    int fd = accept(silent->fd, NULL, NULL);
+
+    if (fd >= 0)
+        close(fd);
+    return dialed > 0;
+}
+
+static void test_who_answers_late_is_connected(void **state)
+{
+    struct silent silent = silent_at("127.0.0.1");
+
+    (void)state;
+    fcntl(silent.fd, F_SETFL, O_NONBLOCK);
+    start("127.0.0.1", held.port);
+    expect_rest();
+    assert_int_equal(dialed, 0);
+    eventually(answers(&silent));
+    assert_true(dialed_fd >= 0);
+    later(TIME_OUT_MS + 1000); /* it is not given up any more */
+    assert_int_equal(dialed, 1);
+    close(dialed_fd);
+    silent_close(silent);
+}
+
 static void test_a_name_that_nobody_knows_is_no_host(void **state)
 {
     (void)state;
@@ -579,6 +617,8 @@ int main(void)
         DIAL(test_an_ipv6_address_is_connected),
         DIAL(test_where_nobody_listens_it_is_refused),
         DIAL(test_who_never_answers_is_given_up_in_time),
+        DIAL(test_who_refuses_late_is_not_connected),
+        DIAL(test_who_answers_late_is_connected),
         DIAL(test_a_name_that_nobody_knows_is_no_host),
         DIAL(test_the_addresses_of_a_name_are_tried_in_turn),
         DIAL(test_one_that_cannot_even_be_tried_is_passed_over),
