@@ -101,6 +101,18 @@ static void test_there_may_be_many_kinds_of_complaints(void **state)
     assert_int_equal(times_logged("again"), 0);
 }
 
+static void test_those_that_came_last_are_remembered(void **state)
+{
+    static char formats[10][20];
+
+    (void)state;
+    for (int i = 0; i < 20; i++) {
+        snprintf(formats[i % 10], sizeof formats[0], "kind %d%%s", i % 10);
+        complain(formats[i % 10], "");
+    }
+    assert_int_equal(writes_to_log(), 10);
+}
+
 static void test_what_is_said_twice_is_printed_twice(void **state)
 {
     (void)state;
@@ -160,6 +172,7 @@ int main(void)
         LOGGING(test_a_complaint_that_keeps_coming_is_printed_once_a_second_with_the_count_of_the_others),
         LOGGING(test_other_complaints_are_not_held_back),
         LOGGING(test_there_may_be_many_kinds_of_complaints),
+        LOGGING(test_those_that_came_last_are_remembered),
         LOGGING(test_what_is_said_twice_is_printed_twice),
         LOGGING(test_too_long_a_line_is_cut),
         LOGGING(test_a_long_complaint_still_has_room_for_the_count),
