@@ -30,7 +30,7 @@
 
 #include "world.h"
 
-enum { PEERS = 16, BULK = 200000, FEWER = 4000, LATE_MS = 5000, SETTLE_MS = 10 };
+enum { PEERS = 16, PERIOD = 13, BULK = 200000, FEWER = 4000, LATE_MS = 5000, SETTLE_MS = 10 };
 
 enum kind { NOBODY, CONTROL, USER, PROXY };
 
@@ -61,15 +61,15 @@ static char secret[TOKEN_SIZE];
 
 /* ---- what peers hear ------------------------------------------------------------------------------ */
 
-/* What a peer says, from byte `at` on. */
+/* What a peer says, from byte `at` on. The counter's period is no part of any buffer's size: what is shifted shows. */
 static const char *payload(int peer, size_t at)
 {
-    static char all[PEERS][BULK + 16];
+    static char all[PEERS][BULK + PERIOD];
 
     if (all[peer][BULK] == 0 && all[peer][BULK + 1] == 0)
         for (size_t i = 0; i < sizeof all[peer]; i++)
-            all[peer][i] = (char)(peer << 4 | (int)(i & 15));
-    return all[peer] + (at & 15);
+            all[peer][i] = (char)(peer << 4 | (int)(i % PERIOD));
+    return all[peer] + at % PERIOD;
 }
 
 static void hear_payload(struct run *run, int number, const char *bytes, size_t count)
