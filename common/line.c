@@ -124,6 +124,11 @@ int line_send(struct line_conn *conn, const char *format, ...)
     return 0;
 }
 
+void line_poll(struct line_conn *conn)
+{
+    receive(conn);
+}
+
 int line_detach(struct line_conn *conn)
 {
     timer_stop(&conn->silence);

@@ -40,6 +40,9 @@ int line_open(struct line_conn *conn, struct loop *loop, int fd, int silence_ms,
  * there is no room for it now: it is then not sent at all. */
 __attribute__((format(printf, 2, 3))) int line_send(struct line_conn *conn, const char *format, ...);
 
+/* Looks whether something has come before the loop says so. Calls back as the loop would. */
+void line_poll(struct line_conn *conn);
+
 /* Ends the speaking of lines. Returns the descriptor, which is yours again, nothing lost of what follows the last line. */
 int line_detach(struct line_conn *conn);
 

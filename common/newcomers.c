@@ -58,6 +58,16 @@ void newcomers_init(struct newcomers *newcomers, struct loop *loop)
     list_init(&newcomers->list);
 }
 
+/* The oldest has to go, unless its line has come meanwhile and only waits for its turn in the loop. */
+static void make_room(struct newcomers *newcomers)
+{
+    struct newcomer *oldest = (struct newcomer *)newcomers->list.next;
+
+    line_poll(&oldest->conn);
+    if (newcomers->count >= newcomers->most)
+        on_newcomer_gone(oldest, "made room for another");
+}
+
 void newcomers_add(struct newcomers *newcomers, int fd, const char *port_name,
                    void (*on_line)(void *owner, int fd, const char *line), void *owner)
 {
@@ -75,7 +85,7 @@ void newcomers_add(struct newcomers *newcomers, int fd, const char *port_name,
     newcomer->on_line = on_line;
     newcomer->owner = owner;
     if (newcomers->count >= newcomers->most)
-        on_newcomer_gone(newcomers->list.next, "made room for another");
+        make_room(newcomers);
     list_append(&newcomers->list, &newcomer->place);
     newcomers->count++;
 }

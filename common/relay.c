@@ -67,6 +67,7 @@ struct relay {
     uint8_t state[2]; /* enum state of each pump */
     bool echo;        /* end 0 is also the sink of pump 0; there is no end 1 */
     bool broken[2];   /* ends */
+    bool reset[2];    /* ends that were seen to be reset, though reading may not tell */
     bool leaving;
     bool many[2];   /* whether the last turn of this pump moved FEW_BYTES or more */
     uint16_t looks; /* since it is leaving */
@@ -163,16 +164,22 @@ static void on_broken(struct relay *relay, int end)
         timer_start(relays->loop, &relays->timer, LOOK_AFTER_MS, look_after_leaving, relays);
 }
 
+static void pass_end_on(struct relay *relay, int sink)
+{
+    if (shutdown(relay->ends[sink].fd, SHUT_WR) != 0)
+        on_broken(relay, sink);
+}
+
 /* The source has nothing to read now (count < 0), never more (0), or is broken. */
 static void on_nothing_read(struct relay *relay, int i, ssize_t count)
 {
     if (count < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     end_pump(relay, i);
-    if (count < 0)
+    if (count < 0 || relay->reset[i])
         on_broken(relay, i);
-    else if (!relay->leaving && !both_ended(relay)) /* if so, closing says the same */
-        shutdown(relay->ends[other(relay, i)].fd, SHUT_WR);
+    else if (!relay->leaving && !both_ended(relay)) /* closing both will say the same */
+        pass_end_on(relay, other(relay, i));
 }
 
 /* Copied bytes that the sink had no room for: they wait in the pipe; or, without one, they are still at the source, where
@@ -370,6 +377,10 @@ static void on_end(struct relay *relay, int end, unsigned ready)
 {
     int feeds_it = other(relay, end); /* a pump; that which it feeds is number end */
 
+    /* Over in both directions, although nobody here has ended the one: a reset. Its error may be gone already: splice(2)
+     * takes it from the socket and does not tell if it has written a part before. */
+    if ((ready & WATCH_GONE) && relay->state[feeds_it] != ENDED)
+        relay->reset[end] = true;
     if ((ready & (WATCH_READ | WATCH_GONE)) && relay->state[end] == FILLING)
         run_pump(relay, end);
     if ((ready & (WATCH_WRITE | WATCH_GONE)) && relay->state[feeds_it] == DRAINING)
@@ -377,7 +388,7 @@ static void on_end(struct relay *relay, int end, unsigned ready)
     if ((ready & WATCH_GONE) && relay->state[end] != FILLING && !is_over(relay)) {
         /* Nobody reads there now, and it would be told for ever: filling will start the watch again. */
         watch_stop(relay->relays->loop, &relay->ends[end]);
-        if (!relay->broken[end] && sock_error(relay->ends[end].fd) != 0)
+        if (!relay->broken[end] && (relay->reset[end] || sock_error(relay->ends[end].fd) != 0))
             on_broken(relay, end);
     }
     if (is_over(relay) || watch_end(relay, 0) != 0 || (!relay->echo && watch_end(relay, 1) != 0))

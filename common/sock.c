@@ -252,17 +252,16 @@ int listener_open(struct listener *listener, struct loop *loop, const char *addr
     *listener = (struct listener){.loop = loop, .on_accept = on_accept, .owner = owner};
     int fd = listening_socket_on(address, port);
 
-    if (fd < 0) {
+    listener->port = fd >= 0 ? real_port(fd) : -1;
+    if (listener->port < 0 ||
+        watch_start(loop, &listener->watch, fd, WATCH_READ, on_connection, listener) != 0) {
         complain("cannot listen on port %d%s%s: %s", port, address ? " of " : "", address ? address : "",
                  errno_text());
+        if (fd >= 0)
+            close(fd);
+        *listener = (struct listener){0};
         return -1;
     }
-    if (watch_start(loop, &listener->watch, fd, WATCH_READ, on_connection, listener) != 0) {
-        complain("cannot watch port %d: %s", port, errno_text());
-        close(fd);
-        return -1;
-    }
-    listener->port = real_port(fd);
     say("listening for %s on port %d", whom, listener->port);
     return 0;
 }
