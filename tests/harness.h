@@ -180,6 +180,8 @@ struct door open_door_ipv6(const char *name); /* at ::1 only, where has_ipv6() *
 /* A port that nobody listens on, and that nobody else gets while the test lasts: open_it makes it a door. */
 struct door hold_port(const char *name);
 void open_it(struct door *door);
+/* A caller of the test's own fills the door's queue: those who come after it wait until it is let in. */
+void fill_queue(struct door *door);
 struct peer expect_caller(struct door *door, const char *name);
 /* Nobody has come until now. Means something only after something else that came later. */
 void expect_no_caller_yet(struct door *door);

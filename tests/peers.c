@@ -590,6 +590,12 @@ void open_it(struct door *door)
         unmet(NULL, "to listen", "%s", strerror(errno));
 }
 
+void fill_queue(struct door *door)
+{
+    listen(door->fd, 0); /* has room for one */
+    dial("the caller that fills the queue", door->with, door->port);
+}
+
 struct peer expect_caller(struct door *door, const char *name)
 {
     struct peer peer = {.name = name, .with = door->with};

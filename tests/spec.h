@@ -28,6 +28,7 @@ void test_a_given_port_is_listened_on(void);
 void test_a_port_that_is_taken_is_one_line_and_exit_is_1(void);
 void test_the_default_ports_are_those_of_the_book(void);
 void test_a_name_that_is_unknown_is_one_line_and_exit_is_1(void);
+void test_a_program_that_cannot_start_says_why_and_exit_is_1(void);
 void test_all_addresses_are_listened_on_ipv6_and_ipv4(void);
 void test_bind_names_the_one_address_to_listen_on(void);
 void test_every_log_line_has_its_time_and_program_in_front(void);

@@ -120,6 +120,7 @@ void test_wrong_usage_is_one_line_and_exit_is_2(void)
         for (int i = 0; i < 4; i++)
             add_wrong(run(name_of(who), "--%s %s", port, ports[i]), ports[i]);
     }
+    add_wrong(run("client", stage == 3 ? "1 [::1" : "[::1"), "[::1");
     expect_wrong_usage();
 }
 
@@ -227,13 +228,34 @@ void test_the_default_ports_are_those_of_the_book(void)
 void test_a_name_that_is_unknown_is_one_line_and_exit_is_1(void)
 {
     const char *name = "no-such..name"; /* no resolver has to be asked about that */
-    struct program *program = stage == 0   ? run("client", "-p 0 %s:1", name)
-                              : stage == 3 ? run("client", "1 %s", name)
-                                           : run("client", "%s", name);
 
-    expect_exit(program, 1);
-    if (count_lines(log_of(program)) != 1 || strstr(log_of(program), name) == NULL)
-        unmet(program, "one line that names the unknown name", "%d lines came", count_lines(log_of(program)));
+    for (int i = 0; i < (stage == 3 ? 2 : 1); i++) {
+        struct program *program = stage == 0   ? run("client", "-p 0 %s:1", name)
+                                  : stage != 3 ? run("client", "%s", name)
+                                  : i == 0     ? run("client", "1 %s", name)
+                                               : run("client", "%s:1 127.0.0.1", name);
+
+        expect_exit(program, 1);
+        if (count_lines(log_of(program)) != 1 || strstr(log_of(program), name) == NULL)
+            unmet(program, "one line that names the unknown name", "%d lines came",
+                  count_lines(log_of(program)));
+    }
+}
+
+void test_a_program_that_cannot_start_says_why_and_exit_is_1(void)
+{
+    static const char *const name[] = {"server", "client"};
+
+    for (int who = 0; who < 2; who++) {
+        struct program *program = run_limited(4, 4, name[who],
+                                              who == 0     ? ""
+                                              : stage == 3 ? "1 127.0.0.1"
+                                                           : "127.0.0.1:1");
+
+        expect_exit(program, 1);
+        if (log_of(program)[0] == '\0')
+            unmet(program, "a log line that says why", "none came");
+    }
 }
 
 void test_all_addresses_are_listened_on_ipv6_and_ipv4(void)

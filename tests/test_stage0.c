@@ -1,6 +1,7 @@
 /* Stage 0, a pipe: the server echoes; the client joins each connection that it accepts to one to TARGET. */
 #include "spec.h"
 
+#include <signal.h>
 #include <stdio.h>
 
 const int stage = 0;
@@ -127,6 +128,20 @@ static void test_the_client_closes_the_connection_when_target_is_not_there(void)
     exchange(&user, &app, 1000, 1000);
 }
 
+static void test_a_connection_that_waits_for_target_is_closed_when_the_client_stops(void)
+{
+    struct door target = open_door("TARGET");
+    struct program *client = run("client", "-p 0 127.0.0.1:%d", target.port);
+
+    fill_queue(&target);
+    struct peer user = dial("the user", client, port_for(client, "connections"));
+    expect_log(client, "opened", "the client to log the connection");
+    expect_nothing_yet(&user);
+    send_signal(client, SIGTERM);
+    expect_closed(&user, "to be closed, as the client stops");
+    expect_exit(client, 0);
+}
+
 static void test_target_is_host_and_port(void)
 {
     static const char *const wrong[] = {"localhost", "localhost:", "localhost:http", "localhost:65536",
@@ -185,6 +200,7 @@ int main(int argc, char **argv)
         SPEC(test_joined_connections_cost_nothing_while_nothing_is_said),
         SPEC(test_joined_connections_leave_no_descriptor_behind),
         SPEC(test_the_client_closes_the_connection_when_target_is_not_there),
+        SPEC(test_a_connection_that_waits_for_target_is_closed_when_the_client_stops),
         SPEC(test_target_is_host_and_port),
         /* both */
         SPEC(test_client_and_server_together_return_what_was_said),
@@ -196,6 +212,7 @@ int main(int argc, char **argv)
         SPEC(test_a_server_that_was_killed_gets_its_ports_again_at_once),
         SPEC(test_a_port_that_is_taken_is_one_line_and_exit_is_1),
         SPEC(test_a_name_that_is_unknown_is_one_line_and_exit_is_1),
+        SPEC(test_a_program_that_cannot_start_says_why_and_exit_is_1),
         SPEC(test_wrong_usage_is_one_line_and_exit_is_2),
         SPEC(test_an_option_of_another_stage_is_wrong_usage),
         SPEC(test_help_names_the_options_of_this_stage_and_no_others),

@@ -69,6 +69,7 @@ int main(int argc, char **argv)
         SPEC(test_a_server_that_was_killed_gets_its_ports_again_at_once),
         SPEC(test_a_port_that_is_taken_is_one_line_and_exit_is_1),
         SPEC(test_a_name_that_is_unknown_is_one_line_and_exit_is_1),
+        SPEC(test_a_program_that_cannot_start_says_why_and_exit_is_1),
         SPEC(test_wrong_usage_is_one_line_and_exit_is_2),
         SPEC(test_wrong_seconds_and_numbers_are_wrong_usage),
         SPEC(test_an_option_of_another_stage_is_wrong_usage),

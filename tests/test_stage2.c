@@ -69,6 +69,20 @@ static void test_the_client_echoes_on_when_the_control_connection_is_lost(void)
     expect_end(&proxy);
 }
 
+static void test_a_proxy_connection_that_is_still_dialed_ends_with_the_control_connection(void)
+{
+    struct client client = start_welcome_client("");
+
+    fill_queue(&client.proxy);
+    say(&client.server, "create_proxy\n");
+    answer_ping(&client);
+    leave(&client.server);
+    expect_hello(&client);
+    welcome(&client, second_token);
+    expect_caller(&client.proxy, "who filled the queue");
+    ask_for_proxy(&client, second_token, "a proxy connection");
+}
+
 /* ---- both ---- */
 
 static struct program *run_client(struct server *server)
@@ -184,6 +198,7 @@ int main(int argc, char **argv)
         SLOW_SPEC(test_the_client_comes_back_half_a_second_after_any_loss),
         SPEC(test_the_client_uses_the_token_of_its_newest_welcome),
         SPEC(test_the_client_echoes_on_when_the_control_connection_is_lost),
+        SPEC(test_a_proxy_connection_that_is_still_dialed_ends_with_the_control_connection),
         SPEC(test_the_client_comes_back_when_it_was_told_busy),
         SLOW_SPEC(test_the_client_waits_longer_after_each_failure_until_a_welcome),
         SPEC(test_the_client_keeps_trying_while_no_server_is_there),
@@ -204,6 +219,7 @@ int main(int argc, char **argv)
         SPEC(test_a_server_that_was_killed_gets_its_ports_again_at_once),
         SPEC(test_a_port_that_is_taken_is_one_line_and_exit_is_1),
         SPEC(test_a_name_that_is_unknown_is_one_line_and_exit_is_1),
+        SPEC(test_a_program_that_cannot_start_says_why_and_exit_is_1),
         SPEC(test_wrong_usage_is_one_line_and_exit_is_2),
         SPEC(test_wrong_seconds_and_numbers_are_wrong_usage),
         SPEC(test_an_option_of_another_stage_is_wrong_usage),

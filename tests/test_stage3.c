@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 const int stage = 3;
@@ -304,6 +303,26 @@ static void test_more_users_than_descriptors_are_served_one_after_the_other(void
     }
 }
 
+/* The server is held while both happens; the user is the first that it learns of. */
+static void test_a_user_that_meets_a_spare_as_it_dies_gets_another(void)
+{
+    struct server server = start_server_with_spares(1);
+    struct peer client = open_control(&server);
+
+    expect_requests(&client, 1);
+    struct peer spare = open_proxy(&server, "the spare");
+    await_proxy_turn(&server);
+    send_signal(server.program, SIGSTOP);
+    struct peer user = dial("the user", server.program, server.public_port);
+    reset(&spare);
+    send_signal(server.program, SIGCONT);
+    expect_requests(&client, 2); /* one for the user, one for the spare */
+    expect_pong(&client);
+    struct peer proxy = open_proxy(&server, "the next proxy connection");
+    expect_line(&proxy, "start");
+    exchange(&user, &proxy, 1000, 1000);
+}
+
 static void test_the_users_bytes_follow_right_behind_start(void)
 {
     struct server server = start_server("");
@@ -451,8 +470,7 @@ static void test_a_user_that_waits_for_the_app_outlives_the_control_connection(v
     struct client client = start_welcome_client("");
     struct peer proxy = ask_for_proxy(&client, first_token, "a proxy connection");
 
-    listen(client.app.fd, 0); /* so that one caller fills the queue, and the next has to wait */
-    dial("another caller", client.program, client.app.port);
+    fill_queue(&client.app);
     say(&proxy, "start\nquestion");
     expect_log(client.program, "dialing", "the client to log that it dials the local app");
     leave(&client.server);
@@ -749,6 +767,7 @@ int main(int argc, char **argv)
         SPEC(test_the_server_asks_for_its_spares_and_for_all_who_wait),
         SPEC(test_a_user_gets_a_spare_at_once_and_the_spare_is_replaced),
         SPEC(test_a_spare_that_dies_is_replaced),
+        SPEC(test_a_user_that_meets_a_spare_as_it_dies_gets_another),
         SLOW_SPEC(test_a_spare_waits_longer_than_a_user),
         SPEC(test_what_a_user_says_while_it_waits_is_not_lost),
         SPEC(test_a_user_that_closes_its_side_while_it_waits_is_served),
@@ -831,6 +850,7 @@ int main(int argc, char **argv)
         SPEC(test_a_server_that_was_killed_gets_its_ports_again_at_once),
         SPEC(test_a_port_that_is_taken_is_one_line_and_exit_is_1),
         SPEC(test_a_name_that_is_unknown_is_one_line_and_exit_is_1),
+        SPEC(test_a_program_that_cannot_start_says_why_and_exit_is_1),
         SPEC(test_wrong_usage_is_one_line_and_exit_is_2),
         SPEC(test_wrong_seconds_and_numbers_are_wrong_usage),
         SPEC(test_an_option_of_another_stage_is_wrong_usage),

@@ -41,6 +41,12 @@ def port(text):
     return int(text)
 
 
+def host(text):
+    if not text or "[" in text:
+        raise ValueError
+    return text
+
+
 def count(text):
     if not text.isdecimal() or int(text) == 0:
         raise ValueError
@@ -83,7 +89,7 @@ def parse(options, with_server=False):
     parser.add_argument("-q", "--quiet", action="store_true")
     parser.add_argument("-V", "--version", action="version", version=f"{name} in Python 1.0")
     if with_server:
-        parser.add_argument("server", nargs="?", default="localhost")
+        parser.add_argument("server", nargs="?", type=host, default="localhost")
     arguments = parser.parse_args()
     level = 0 if arguments.quiet else 2 if arguments.verbose else 1
     return arguments
