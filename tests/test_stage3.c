@@ -465,6 +465,16 @@ static void test_a_proxy_connection_that_could_not_be_opened_is_tried_again(void
         expect_proxy(&client, first_token, "a proxy connection that could not be opened at first");
 }
 
+static void test_the_client_closes_its_spares_when_the_control_connection_is_lost(void)
+{
+    struct client client = start_welcome_client("");
+    struct peer spare = ask_for_proxy(&client, first_token, "a spare");
+
+    leave(&client.server);
+    expect_closed(&spare, "to be closed by the client that lost its control connection");
+    expect_hello(&client);
+}
+
 static void test_a_user_that_waits_for_the_app_outlives_the_control_connection(void)
 {
     struct client client = start_welcome_client("");
@@ -801,6 +811,7 @@ int main(int argc, char **argv)
         SPEC(test_local_is_a_port_or_host_and_port),
         SPEC(test_a_user_is_closed_when_the_app_is_not_there_and_the_tunnel_lives),
         SPEC(test_the_client_lives_on_when_a_spare_is_closed),
+        SPEC(test_the_client_closes_its_spares_when_the_control_connection_is_lost),
         SPEC(test_the_client_lives_on_when_the_proxy_port_cannot_be_reached),
         SLOW_SPEC(test_a_proxy_connection_that_could_not_be_opened_is_tried_again),
         SLOW_SPEC(test_the_client_drops_a_server_that_is_silent_for_three_heartbeats),
