@@ -402,7 +402,7 @@ static struct peer crowd_a_deaf_client(struct server *server, struct peer *users
     setrlimit(RLIMIT_NOFILE, &limit);
     if (limit.rlim_cur < 3 * CROWD)
         skip_test("this system does not let a program have enough descriptors");
-    *server = start_server("--wait 60");
+    *server = start_server("--wait 60 --heartbeat 60"); /* a crowd takes its time */
     struct peer client = dial_narrowly("the client", server->program, server->control_port);
     greet(server, &client);
     for (int i = 0; i < CROWD; i++)
@@ -527,6 +527,7 @@ void test_a_server_without_free_descriptors_goes_on_when_some_are_free(void)
 
     for (int i = 0; i < USERS; i++)
         users[i] = dial("one user of many", program, server.public_port);
+    expect_pong_among_requests(&client); /* it has taken as many as it can */
     expect_idle(program);
     for (int i = 0; i < USERS; i++)
         reset(&users[i]);
