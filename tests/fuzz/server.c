@@ -30,7 +30,7 @@
 
 #include "world.h"
 
-enum { PEERS = 16, PERIOD = 13, BULK = 200000, FEWER = 4000, LATE_MS = 5000, SETTLE_MS = 10 };
+enum { PEERS = 16, PERIOD = 13, BULK = 200000, FEWER = 1000, LATE_MS = 5000, SETTLE_MS = 10 };
 
 enum kind { NOBODY, CONTROL, USER, PROXY };
 
@@ -161,6 +161,7 @@ static void open_peer(struct run *run, int number, enum kind kind)
     *peer = (struct peer){.kind = kind, .partner = -1, .fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
     if (peer->fd < 0 || connect(peer->fd, (struct sockaddr *)&address, sizeof address) != 0)
         finding("a port that does not let in: %s", errno_text());
+    sock_tune(peer->fd); /* what is said arrives at once, before the next step */
     if (kind != USER)
         peer->line = (size_t)snprintf(
             peer->first_line, sizeof peer->first_line, "%s%s%s\n", kind == CONTROL ? "hello" : "proxy",
