@@ -164,6 +164,12 @@ test-syscalls: all  ## make every system call fail once (needs strace)
 test-mutants:  ## put small faults into a copy: do the tests notice each?
 	@tests/mutants/run
 
+test-repeat: all build-tests  ## all tests RUNS=50 times over, while the processors are busy
+	@tests/repeat
+
+test-valgrind: all build-tests  ## unit tests and programs under valgrind
+	@tests/valgrind
+
 test-nat: all  ## through a NAT and what befalls it (as root)
 	@tests/natlab/test
 
@@ -173,7 +179,7 @@ test-browser: stage3  ## the sample app in headless Chromium
 test-real: stage3  ## Git, SSH, WebSocket, Redis and more through the tunnel
 	@tests/real/run
 
-fuzz:  ## libFuzzer looks for bytes that do harm (FUZZ_SECONDS=60)
+fuzz:  ## libFuzzer looks for bytes that do harm (FUZZ_SECONDS=60 for each of 4 targets)
 	@tests/fuzz/run
 
 soak: all  ## all faults at random, memory watched (SOAK_SECONDS=600)
@@ -214,6 +220,7 @@ help:  ## list these targets
 
 .PHONY: all stage0 stage1 stage2 stage3 demo diff-stage1 diff-stage2 diff-stage3 test test-common \
         $(UNIT_TESTS:%=run-%) need-cmocka build-tests test-walkthrough test-faults test-syscalls test-mutants \
+        test-repeat test-valgrind \
         test-nat test-browser test-real fuzz soak bench nat-lab nat-lab-down coverage coverage-report lint install uninstall clean help FORCE
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory

@@ -209,7 +209,7 @@ static void say_right(struct run *run, int number, size_t size)
     size_t i = 0;
     for (; i < size && (peer->kind == CONTROL || peer->said + i < peer->line); i++) {
         size_t at = peer->said + i;
-        bytes[i] = at < peer->line ? peer->first_line[at] : "ping\n"[(at - peer->line) % 5];
+        bytes[i] = (char)(at < peer->line ? peer->first_line[at] : "ping\n"[(at - peer->line) % 5]);
     }
     if (i < size)
         memcpy(bytes + i, payload(number, peer->said + i - peer->line), size - i);

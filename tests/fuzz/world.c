@@ -140,6 +140,7 @@ static void leave_network(void)
     close(fd);
 }
 
+/* NOLINTNEXTLINE(readability-non-const-parameter): it is libFuzzer that says so */
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     (void)argc;
