@@ -55,6 +55,7 @@ void test_the_client_pings_once_in_a_heartbeat(void);
 void test_the_client_understands_lines_in_pieces_and_together(void);
 void test_the_client_drops_a_server_that_is_silent_for_three_heartbeats(void);
 void test_the_client_comes_back_half_a_second_after_any_loss(void);
+void test_the_client_comes_back_when_the_server_is_lost_right_after_welcome(void);
 void test_the_client_comes_back_when_it_was_told_busy(void);
 void test_the_client_waits_longer_after_each_failure_until_a_welcome(void);
 void test_the_client_keeps_trying_while_no_server_is_there(void);

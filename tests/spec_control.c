@@ -330,6 +330,21 @@ void test_the_client_comes_back_half_a_second_after_any_loss(void)
     }
 }
 
+/* The client is held while both happens: it reads the line of a connection that is no more. */
+void test_the_client_comes_back_when_the_server_is_lost_right_after_welcome(void)
+{
+    struct client client = start_client("");
+
+    expect_hello(&client);
+    send_signal(client.program, SIGSTOP);
+    welcome(&client, first_token);
+    reset(&client.server);
+    send_signal(client.program, SIGCONT);
+    expect_hello(&client);
+    welcome(&client, second_token);
+    expect_line(&client.server, "ping");
+}
+
 void test_the_client_comes_back_when_it_was_told_busy(void)
 {
     struct client client = start_client("--heartbeat 0.5");

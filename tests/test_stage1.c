@@ -51,6 +51,7 @@ int main(int argc, char **argv)
         SPEC(test_count_ends_the_client_with_exit_0_after_so_many_pongs),
         SLOW_SPEC(test_the_client_drops_a_server_that_is_silent_for_three_heartbeats),
         SLOW_SPEC(test_the_client_comes_back_half_a_second_after_any_loss),
+        SPEC(test_the_client_comes_back_when_the_server_is_lost_right_after_welcome),
         SPEC(test_the_client_comes_back_when_it_was_told_busy),
         SLOW_SPEC(test_the_client_waits_longer_after_each_failure_until_a_welcome),
         SPEC(test_the_client_keeps_trying_while_no_server_is_there),

@@ -199,6 +199,7 @@ int main(int argc, char **argv)
         SPEC(test_the_client_uses_the_token_of_its_newest_welcome),
         SPEC(test_the_client_echoes_on_when_the_control_connection_is_lost),
         SPEC(test_the_client_opens_what_the_new_session_asks_for_while_the_old_is_still_dialed),
+        SPEC(test_the_client_comes_back_when_the_server_is_lost_right_after_welcome),
         SPEC(test_the_client_comes_back_when_it_was_told_busy),
         SLOW_SPEC(test_the_client_waits_longer_after_each_failure_until_a_welcome),
         SPEC(test_the_client_keeps_trying_while_no_server_is_there),
