@@ -75,8 +75,10 @@ int target_lookup(struct target *target)
         return -1;
     }
     target->count = target->first = 0;
-    for (struct addrinfo *a = found; a != NULL && target->count < TARGET_ADDRESSES; a = a->ai_next)
+    for (struct addrinfo *a = found; a != NULL && target->count < TARGET_ADDRESSES; a = a->ai_next) {
+        target->addresses[target->count] = (struct sockaddr_storage){0};
         memcpy(&target->addresses[target->count++], a->ai_addr, a->ai_addrlen);
+    }
     freeaddrinfo(found);
     return 0;
 }

@@ -77,20 +77,23 @@ static void send_rest(struct line_conn *conn)
     }
 }
 
+static void on_writable(struct line_conn *conn)
+{
+    send_rest(conn);
+    if (conn->unsent > 0)
+        return;
+    watch_change(conn->loop, &conn->watch, WATCH_READ);
+    if (conn->on_room != NULL)
+        conn->on_room(conn->owner);
+}
+
 static void on_ready(void *owner, unsigned ready)
 {
-    struct line_conn *conn = owner;
-
-    if (ready & WATCH_WRITE) {
-        send_rest(conn);
-        if (conn->unsent == 0) {
-            watch_change(conn->loop, &conn->watch, WATCH_READ);
-            if (conn->on_room != NULL)
-                conn->on_room(conn->owner);
-        }
-    }
-    if (ready & (WATCH_READ | WATCH_GONE))
-        receive(conn);
+    /* One thing a turn, for it may be the end of conn; the loop tells of the other again. */
+    if ((ready & WATCH_WRITE) && !(ready & WATCH_GONE))
+        on_writable(owner);
+    else
+        receive(owner);
 }
 
 int line_open(struct line_conn *conn, struct loop *loop, int fd, int silence_ms,

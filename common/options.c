@@ -34,7 +34,7 @@ static const struct spec {
     const char *argument; /* NULL: none */
     const char *help;
 } specs[] = {
-    {OPT_LISTEN_PORT, 'p', "listen-port", "PORT", "where to listen"},
+    {OPT_LISTEN_PORT, 'p', "listen-port", "PORT", "where to listen (server 54287, client 54286)"},
     {OPT_CONTROL_PORT, 'c', "control-port", "PORT", "the server's port for the control connection (60623)"},
     {OPT_PUBLIC_PORT, 'u', "public-port", "PORT", "the server's port for users (60624)"},
     {OPT_PROXY_PORT, 'x', "proxy-port", "PORT", "the server's port for proxy connections (60625)"},

@@ -41,7 +41,7 @@ enum {
     FEW_BYTES = 4096,      /* are copied: PIPE_BUF, what any empty pipe has room for */
     LOOK_AFTER_MS = 10,    /* between two looks at relays that are leaving */
     CROWD = 256,           /* pairs at a time that are worth giving memory back for */
-    LOOKS = 6000,          /* after so many of these one that is leaving is closed in any case */
+    LOOKS = 6000,          /* after so many without progress, a minute, one that is leaving is closed */
 };
 
 struct pipe {
@@ -69,8 +69,9 @@ struct relay {
     bool broken[2];   /* ends */
     bool reset[2];    /* ends that were seen to be reset, though reading may not tell */
     bool leaving;
-    bool many[2];   /* whether the last turn of this pump moved FEW_BYTES or more */
-    uint16_t looks; /* since it is leaving */
+    bool many[2];      /* whether the last turn of this pump moved FEW_BYTES or more */
+    uint16_t looks;    /* without progress, since it is leaving */
+    uint32_t progress; /* bytes that had arrived at the last look */
 };
 
 /* The pump's sink. Also: the pump that feeds this end. */
@@ -344,17 +345,35 @@ static bool is_over(const struct relay *relay)
     return both_ended(relay) && (!relay->leaving || has_arrived(relay));
 }
 
+/* Bytes that have gone in so far, less those that are still under way. It wraps around, which does no harm. */
+static uint32_t bytes_arrived(const struct relay *relay)
+{
+    uint64_t bytes = relay->pumps[0].moved + relay->pumps[1].moved;
+
+    for (int i = 0; i < 2; i++)
+        if (relay->ends[i].fd >= 0)
+            bytes -= (uint64_t)sock_unsent(relay->ends[i].fd);
+    return (uint32_t)bytes;
+}
+
+static void look_at(struct relay *relay)
+{
+    uint32_t arrived = bytes_arrived(relay);
+
+    relay->looks = arrived == relay->progress ? (uint16_t)(relay->looks + 1) : 0;
+    relay->progress = arrived;
+    if (relay->looks > LOOKS || is_over(relay))
+        finish(relay);
+}
+
 static void look_after_leaving(void *owner)
 {
     struct relays *relays = owner;
     struct link *next;
 
     for (struct link *link = relays->leaving.next; link != &relays->leaving; link = next) {
-        struct relay *relay = (struct relay *)link;
-
         next = link->next;
-        if (++relay->looks > LOOKS || is_over(relay))
-            finish(relay);
+        look_at((struct relay *)link);
     }
     if (!list_is_empty(&relays->leaving))
         timer_start(relays->loop, &relays->timer, LOOK_AFTER_MS, look_after_leaving, relays);

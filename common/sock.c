@@ -29,7 +29,7 @@
 #endif
 
 enum {
-    BATCH = 64,     /* connections accepted in a row */
+    BATCH = 64,     /* of one thing are done in a row, then others have their turn */
     PAUSE_MS = 100, /* until the next try, when there is no room for a connection */
     KEEPALIVE_MS = 12000,
 };
@@ -97,6 +97,10 @@ int sock_say(int fd, const char *format, ...)
     va_start(arguments, format);
     int length = vsnprintf(line, sizeof line - 1, format, arguments);
     va_end(arguments);
+    if (length < 0 || length > (int)sizeof line - 2) {
+        errno = EMSGSIZE;
+        return -1;
+    }
     line[length] = '\n';
     return send(fd, line, (size_t)length + 1, MSG_NOSIGNAL) == length + 1 ? 0 : -1;
 }
@@ -114,8 +118,8 @@ void sock_refuse(int fd, const char *text)
 
     sock_say(fd, "%s", text);
     shutdown(fd, SHUT_WR);
-    /* Closing with bytes unread sends a reset, which can overtake the line. */
-    while (recv(fd, rest, sizeof rest, MSG_DONTWAIT) > 0)
+    /* Closing with bytes unread sends a reset, which can overtake the line. Who floods us gets it all the same. */
+    for (int i = 0; i < BATCH && recv(fd, rest, sizeof rest, MSG_DONTWAIT) > 0; i++)
         ;
     close(fd);
 }
