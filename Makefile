@@ -81,7 +81,7 @@ build/page.inc: stage3-local/page.html
 	@mkdir -p $(@D)
 	@od -An -v -tx1 $< | sed 's/ \(..\)/0x\1,/g; $$ s/,$$//' > $@
 
--include $(wildcard $(BUILD)/*/*.d)
+-include $(wildcard $(BUILD)/*/*.d $(BUILD)/tests/*/*.d)
 
 # This file changes only when the compiler or its flags do; then everything is built anew.
 $(BUILD)/flags: FORCE
@@ -179,7 +179,7 @@ test-browser: stage3  ## the sample app in headless Chromium
 test-real: stage3  ## Git, SSH, WebSocket, Redis and more through the tunnel
 	@tests/real/run
 
-fuzz:  ## libFuzzer looks for bytes that do harm (FUZZ_SECONDS=60 for each of 4 targets)
+fuzz:  ## libFuzzer looks for bytes that do harm (FUZZ_SECONDS=60 each)
 	@tests/fuzz/run
 
 soak: all  ## all faults at random, memory watched (SOAK_SECONDS=600)
@@ -216,11 +216,12 @@ clean:  ## remove everything that was built
 	rm -rf build $(foreach s,$(STAGES),$s/server $s/client) stage3-local/app
 
 help:  ## list these targets
-	@awk -F ':.*## *' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## *' '/^[a-z0-9 -]+:.*## / { sub(/ .* /, "..", $$1); printf "  make %-22s %s\n", $$1, $$2 }' \
+	 Makefile tests/stage-tests.mk
 
-.PHONY: all stage0 stage1 stage2 stage3 demo diff-stage1 diff-stage2 diff-stage3 test test-common \
-        $(UNIT_TESTS:%=run-%) need-cmocka build-tests test-walkthrough test-faults test-syscalls test-mutants \
-        test-repeat test-valgrind \
-        test-nat test-browser test-real fuzz soak bench nat-lab nat-lab-down coverage coverage-report lint install uninstall clean help FORCE
+.PHONY: all stage0 stage1 stage2 stage3 FORCE demo diff-stage1 diff-stage2 diff-stage3 nat-lab nat-lab-down \
+        test build-tests need-cmocka test-common $(UNIT_TESTS:%=run-%) test-walkthrough test-faults \
+        test-syscalls test-mutants test-repeat test-valgrind test-nat test-browser test-real fuzz soak bench \
+        coverage coverage-report lint install uninstall clean help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
