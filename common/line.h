@@ -29,24 +29,27 @@ struct line_conn {
     char out[LINE_SIZE + 1];
 };
 
-/* Takes fd over. Calls on_line for each line; on_gone, with the reason in words, when the peer is gone, breaks the rules
- * (a line too long, or not text), or completes no line for silence_ms (0: may be silent for ever). Both may close or
- * detach conn; after on_gone you must. Returns 0, or -1 with errno if the system refuses; fd is then still yours. */
+/* Takes fd over. Calls on_line for each line; on_gone, with the reason in words, when the peer is gone,
+ * breaks the rules (a line too long, or not text), or completes no line for silence_ms (0: may be silent
+ * for ever). Both may close or detach conn; after on_gone you must. Returns 0, or -1 with errno if the
+ * system refuses; fd is then still yours. */
 int line_open(struct line_conn *conn, struct loop *loop, int fd, int silence_ms,
               void (*on_line)(void *owner, const char *line), void (*on_gone)(void *owner, const char *why),
               void *owner);
 
-/* Sends one line; the format has no '\n'. Never waits and never calls back. Returns 0, or -1 if the peer reads so slowly that
- * there is no room for it now: it is then not sent at all. */
+/* Sends one line; the format has no '\n'. Never waits and never calls back. Returns 0, or -1 if the peer
+ * reads so slowly that there is no room for it now: it is then not sent at all. */
 __attribute__((format(printf, 2, 3))) int line_send(struct line_conn *conn, const char *format, ...);
 
 /* Looks whether something has come before the loop says so. Calls back as the loop would. */
 void line_poll(struct line_conn *conn);
 
-/* Ends the speaking of lines. Returns the descriptor, which is yours again, nothing lost of what follows the last line. */
+/* Ends the speaking of lines. Returns the descriptor, which is yours again, nothing lost of what follows
+ * the last line. */
 int line_detach(struct line_conn *conn);
 
-/* Closes the connection. Does nothing with one that is closed or detached; all zeros is one that was never open. */
+/* Closes the connection. Does nothing with one that is closed or detached; all zeros is one that was never
+ * open. */
 void line_close(struct line_conn *conn);
 
 #endif

@@ -26,7 +26,8 @@ static inline bool list_is_empty(const struct link *list)
     return list->next == list || list->next == NULL;
 }
 
-/* Puts member behind the link named after: the list itself to become the first, its previous to become the last. */
+/* Puts member behind the link named after: the list itself to become the first, its previous to become the
+ * last. */
 static inline void list_insert(struct link *after, struct link *member)
 {
     member->previous = after;

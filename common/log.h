@@ -13,7 +13,8 @@
 
 enum log_level { LOG_QUIET, LOG_NORMAL, LOG_VERBOSE };
 
-/* name stands in every line; the string is not copied. The one thing in common/ that is global: a process has one stderr. */
+/* name stands in every line; the string is not copied. The one thing in common/ that is global: a process
+ * has one stderr. */
 void log_open(const char *name, enum log_level level);
 
 __attribute__((format(printf, 1, 2))) void say(const char *format, ...);

@@ -41,18 +41,18 @@ struct timer {
     void *owner;
 };
 
-/* Also prepares the process: its limit on open descriptors is raised as far as it goes, and a lost peer raises no
- * SIGPIPE. Returns NULL if the system refuses, and says so in the log. Freed with loop_free. */
+/* Also prepares the process: its limit on open descriptors is raised as far as it goes, and a lost peer
+ * raises no SIGPIPE. Returns NULL if the system refuses, and says so in the log. Freed with loop_free. */
 struct loop *loop_new(void);
 void loop_free(struct loop *loop);
 
-/* Works until loop_stop, or SIGINT or SIGTERM. Returns the status that the program is to exit with: that given to
- * loop_stop, 0 after a signal, 1 if waiting keeps failing. */
+/* Works until loop_stop, or SIGINT or SIGTERM. Returns the status that the program is to exit with: that
+ * given to loop_stop, 0 after a signal, 1 if waiting keeps failing. */
 int loop_run(struct loop *loop);
 void loop_stop(struct loop *loop, int status);
 
-/* Descriptors that are set aside for the relay's pipes: a quarter of the process's limit, or 1024 of many. And how many
- * connections the process can have beside these, and beside a few descriptors of its own. */
+/* Descriptors that are set aside for the relay's pipes: a quarter of the process's limit, or 1024 of many.
+ * And how many connections the process can have beside these, and beside a few descriptors of its own. */
 int loop_reserve(const struct loop *loop);
 int loop_capacity(const struct loop *loop);
 
@@ -70,8 +70,8 @@ int watch_change(struct loop *loop, struct watch *watch, unsigned interest); /* 
 void watch_close(struct loop *loop, struct watch *watch);                    /* watch_stop, and closes fd */
 void watch_stop(struct loop *loop, struct watch *watch);                     /* before its fd is closed */
 
-/* Calls on_due(owner) once, in ms milliseconds; 0: when the events of this turn are done. Starts over if it was running.
- * Quick when most timers of a program run for about the same time: see loop.c. */
+/* Calls on_due(owner) once, in ms milliseconds; 0: when the events of this turn are done. Starts over if it
+ * was running. Quick when most timers of a program run for about the same time: see loop.c. */
 void timer_start(struct loop *loop, struct timer *timer, int ms, void (*on_due)(void *owner), void *owner);
 void timer_stop(struct timer *timer);
 bool timer_is_running(const struct timer *timer);

@@ -21,9 +21,9 @@ struct newcomers {
 
 void newcomers_init(struct newcomers *newcomers, struct loop *loop);
 
-/* Takes fd over. Calls on_line(owner, fd, line) when its first line has come: the descriptor is then the callee's, with nothing
- * lost of what follows the line. One that goes away, keeps silent or breaks the rules is closed, and logged as a
- * stranger at port_name ("the control port"; not copied). */
+/* Takes fd over. Calls on_line(owner, fd, line) when its first line has come: the descriptor is then the
+ * callee's, with nothing lost of what follows the line. One that goes away, keeps silent or breaks the
+ * rules is closed, and logged as a stranger at port_name ("the control port"; not copied). */
 void newcomers_add(struct newcomers *newcomers, int fd, const char *port_name,
                    void (*on_line)(void *owner, int fd, const char *line), void *owner);
 /* Closes them all. */

@@ -172,7 +172,8 @@ static int set(struct options *options, const struct spec *spec, const char *val
     return valid ? OPTIONS_OK : options_wrong("--%s can't be \"%s\"", spec->name, value);
 }
 
-/* Makes the descriptions that getopt_long wants: of the known options only. A long option's value is its place in specs. */
+/* Makes the descriptions that getopt_long wants: of the known options only. A long option's value is its
+ * place in specs. */
 static void describe(unsigned known, char *letters, struct option *longs)
 {
     *letters++ = ':'; /* have it tell a missing argument from an unknown option */

@@ -26,7 +26,7 @@ enum {
 };
 
 struct options {
-    int listen_port; /* ports: 0 means any free one; set this one before parsing, its default depends on the program */
+    int listen_port; /* of all ports: 0 means any free one; set this one first, its default is the program's */
     int control_port;
     int public_port;
     int proxy_port;
@@ -43,10 +43,10 @@ struct options {
 
 enum { OPTIONS_OK = -1 };
 
-/* Fills in *options from the command line, defaults first, and opens the log under the program's name, "server" or "client".
- * known are the OPT_ bits of the options that there are. arguments shows what else is expected: "LOCAL [SERVER]". Returns OPTIONS_OK, or the status to
- * exit with: everything is said by then (--help, --version: 0; a file that can't be read: 1; wrong usage: 2). The strings
- * belong to argv. */
+/* Fills in *options: defaults, then the command line, then TUNNEL_SECRET. Opens the log under name, "server" or
+ * "client". known: the OPT_ bits that this program has. arguments: what else is expected, "LOCAL [SERVER]". Returns
+ * OPTIONS_OK, or the status to exit with, when everything is said (--help, --version: 0; a file that can't be read: 1;
+ * wrong usage: 2). The strings belong to argv. */
 int options_parse(struct options *options, const char *name, int argc, char **argv, unsigned known,
                   const char *arguments);
 

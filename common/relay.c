@@ -69,7 +69,8 @@ struct relay {
     bool broken[2];   /* ends */
     bool reset[2];    /* ends that were seen to be reset, though reading may not tell */
     bool leaving;
-    bool many[2];      /* whether the last turn of this pump moved FEW_BYTES or more */
+    bool many
+        [2]; /* whether the last turn of this pump moved FEW_BYTES or more; the first is taken for small */
     uint16_t looks;    /* without progress, since it is leaving */
     uint32_t progress; /* bytes that had arrived at the last look */
 };
@@ -183,8 +184,8 @@ static void on_nothing_read(struct relay *relay, int i, ssize_t count)
         pass_end_on(relay, other(relay, i));
 }
 
-/* Copied bytes that the sink had no room for: they wait in the pipe; or, without one, they are still at the source, where
- * those that were sent are taken now. Returns 0, or -1 if bytes would be lost or sent twice. */
+/* Copied bytes that the sink had no room for: they wait in the pipe; or, without one, they are still at the
+ * source, where those that were sent are taken now. Returns 0, or -1 if bytes would be lost or sent twice. */
 static int keep_rest(struct relay *relay, int i, char *bytes, size_t sent, size_t count)
 {
     struct pump *pump = &relay->pumps[i];
@@ -265,7 +266,8 @@ static void fill(struct relay *relay, int i)
     drain(relay, i);
 }
 
-/* One turn: what has come is filled in, and drained as far as it goes. If there is more, the loop says so again. */
+/* One turn: what has come is filled in, and drained as far as it goes. If there is more, the loop says so
+ * again. */
 static void run_pump(struct relay *relay, int i)
 {
     struct pump *pump = &relay->pumps[i];
@@ -335,7 +337,7 @@ static void finish(struct relay *relay)
 static bool has_arrived(const struct relay *relay)
 {
     for (int i = 0; i < 2; i++)
-        if (relay->ends[i].fd >= 0 && !relay->broken[i] && sock_unsent(relay->ends[i].fd) > 0)
+        if (relay->ends[i].fd >= 0 && !relay->broken[i] && sock_unacknowledged(relay->ends[i].fd) > 0)
             return false;
     return true;
 }
@@ -352,7 +354,7 @@ static uint32_t bytes_arrived(const struct relay *relay)
 
     for (int i = 0; i < 2; i++)
         if (relay->ends[i].fd >= 0)
-            bytes -= (uint64_t)sock_unsent(relay->ends[i].fd);
+            bytes -= (uint64_t)sock_unacknowledged(relay->ends[i].fd);
     return (uint32_t)bytes;
 }
 
@@ -396,8 +398,8 @@ static void on_end(struct relay *relay, int end, unsigned ready)
 {
     int feeds_it = other(relay, end); /* a pump; that which it feeds is number end */
 
-    /* Over in both directions, although nobody here has ended the one: a reset. Its error may be gone already: splice(2)
-     * takes it from the socket and does not tell if it has written a part before. */
+    /* Over in both directions, although nobody here has ended the one: a reset. Its error may be gone
+     * already: splice(2) takes it from the socket and does not tell if it has written a part before. */
     if ((ready & WATCH_GONE) && relay->state[feeds_it] != ENDED)
         relay->reset[end] = true;
     if ((ready & (WATCH_READ | WATCH_GONE)) && relay->state[end] == FILLING)

@@ -51,7 +51,8 @@ void relay_say_done(const char *name, const struct relay_report *report);
 /* Closes all pairs, without a report, and gives the pipes back. */
 void relays_close(struct relays *relays);
 
-/* Joins left and right and takes both over. On failure (no memory), says so in the log, closes both and returns -1. */
+/* Joins left and right and takes both over. On failure (no memory), says so in the log, closes both and
+ * returns -1. */
 int relay_join(struct relays *relays, int left, int right, unsigned number);
 /* Sends all that fd says back to it: a pair with itself, with one pump. */
 int relay_echo(struct relays *relays, int fd, unsigned number);

@@ -13,8 +13,8 @@ int token_make(char token[TOKEN_SIZE]);
 /* Whether text looks like one. */
 bool token_is_valid(const char *text);
 
-/* Whether line is WORD, a space and secret; or just WORD, where secret is "". Takes the same time wherever a wrong
- * secret differs from the right one, so that measuring it tells nobody how far they were right. */
+/* Whether line is WORD, a space and secret; or just WORD, where secret is "". Takes the same time wherever
+ * a wrong secret differs from the right one, so that measuring it tells nobody how far they were right. */
 bool secret_matches(const char *line, const char *word, const char *secret);
 
 #endif

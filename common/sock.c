@@ -57,9 +57,10 @@ void sock_tune(int fd)
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     /* An idle connection: home routers may forget one after a few minutes of silence, some after 30 s. */
     sock_keepalive(fd, KEEPALIVE_MS);
-    /* One with bytes under way sends no keepalives but repeats the bytes, with pauses growing to two minutes, for
-     * a quarter of an hour (tcp(7), tcp_retries2). With pauses of at most 4 s the same 15 tries take 50 s.
-     * Not TCP_USER_TIMEOUT: that would also end a peer which is there but reads nothing for a while. */
+    /* One with bytes under way sends no keepalives but repeats the bytes, with pauses growing to two
+     * minutes, for a quarter of an hour (tcp(7), tcp_retries2). With pauses of at most 4 s the same 15
+     * tries take 50 s. Not TCP_USER_TIMEOUT: that would also end a peer which is there but reads nothing
+     * for a while. */
     set_option(fd, IPPROTO_TCP, TCP_RTO_MAX_MS, 4000);
 }
 
@@ -82,7 +83,7 @@ int sock_error(int fd)
     return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) == 0 ? error : errno;
 }
 
-int sock_unsent(int fd)
+int sock_unacknowledged(int fd)
 {
     int bytes = 0;
 
@@ -118,7 +119,8 @@ void sock_refuse(int fd, const char *text)
 
     sock_say(fd, "%s", text);
     shutdown(fd, SHUT_WR);
-    /* Closing with bytes unread sends a reset, which can overtake the line. Who floods us gets it all the same. */
+    /* Closing with bytes unread sends a reset, which can overtake the line. Who floods us gets it all the
+     * same. */
     for (int i = 0; i < BATCH && recv(fd, rest, sizeof rest, MSG_DONTWAIT) > 0; i++)
         ;
     close(fd);

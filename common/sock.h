@@ -23,25 +23,28 @@ struct listener {
     void *owner;
 };
 
-/* Listens on port (0: any free one) of address, or of all addresses, IPv6 and IPv4, if that is NULL. Logs "listening
- * for WHOM on port N" or why it can't; returns 0 or -1. All zeros is a closed listener, which may be closed again. */
+/* Listens on port (0: any free one) of address, or of all addresses, IPv6 and IPv4, if that is NULL. Logs
+ * "listening for WHOM on port N" or why it can't; returns 0 or -1. All zeros is a closed listener, which
+ * may be closed again. */
 int listener_open(struct listener *listener, struct loop *loop, const char *address, int port,
                   const char *whom, void (*on_accept)(void *owner, int fd), void *owner);
 /* Hands on the connections that are complete already, then closes: nobody who got in is turned away. */
 void listener_close(struct listener *listener);
 
-/* Sets the options that this header's first lines promise. For listening sockets too: what they accept inherits it. */
+/* Sets the options that this header's first lines promise. For listening sockets too: what they accept
+ * inherits it. */
 void sock_tune(int fd);
-/* Has the kernel ask the peer's for a sign of life after ms milliseconds of silence, rounded up to seconds, and again and
- * again; after three that were not answered the connection is broken. */
+/* Has the kernel ask the peer's for a sign of life after ms milliseconds of silence, rounded up to seconds,
+ * and again and again; after three that were not answered the connection is broken. */
 void sock_keepalive(int fd, int ms);
-/* Whether the peer's kernel has answered or sent anything within the last ms milliseconds, rounded up to seconds. */
+/* Whether the peer's kernel has answered or sent anything within the last ms milliseconds, rounded up to
+ * seconds. */
 bool sock_heard_within(int fd, int ms);
 
 /* The error that the kernel holds for this socket, an errno, or 0; asking clears it. */
 int sock_error(int fd);
 /* Bytes that were written but not yet acknowledged by the peer's kernel. */
-int sock_unsent(int fd);
+int sock_unacknowledged(int fd);
 /* Sends one line; the format has no '\n'. Returns 0, or -1 with errno if it can't all go at once. */
 __attribute__((format(printf, 2, 3))) int sock_say(int fd, const char *format, ...);
 /* Has close() send a reset: the peer learns that this was no orderly end. */

@@ -16,7 +16,7 @@ struct client {
     struct options options;
     struct target target;
     struct listener listener;
-    struct link calls;    /* connections that wait for theirs to the target */
+    struct link calls;    /* connections whose target has not answered yet */
     struct relays relays; /* those that are joined with it */
     unsigned connections; /* so far */
 };
@@ -48,7 +48,7 @@ static void on_target_dialed(void *owner, int target_fd)
         complain("cannot reach %s port %d: %s", client->target.host, client->target.port, errno_text());
         sock_reset_on_close(call->fd);
     } else {
-        say("connection %u joined to one to %s", call->number, sock_peer(target_fd).text);
+        say("connection %u joined to %s", call->number, sock_peer(target_fd).text);
         relay_join(&client->relays, call->fd, target_fd, call->number);
         call->fd = -1;
     }

@@ -33,7 +33,7 @@ struct client {
     struct timer try_again; /* until then, after one could not be opened */
     struct link proxies;    /* those that are not joined yet */
     int proxies_count;
-    struct relays relays; /* those that are */
+    struct relays relays; /* those that are joined */
     unsigned joined;      /* so far */
 };
 

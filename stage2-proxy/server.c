@@ -78,7 +78,8 @@ static void on_user(void *owner, int fd)
     match(server);
 }
 
-/* A user takes two descriptors, one of them for its proxy connection. Without room for both it waits outside. */
+/* A user takes two descriptors, one of them for its proxy connection. Without room for both it waits
+ * outside. */
 static bool has_room_for_user(void *owner)
 {
     struct server *server = owner;
@@ -116,7 +117,8 @@ static void on_client_gone(void *owner, const char *why)
     waitlist_clear(&server->proxies);
 }
 
-/* A proxy connection may get lost on its way here. So if none came since the last ping, ask again for those who wait. */
+/* A proxy connection may get lost on its way here. So if none came since the last ping, ask again for those
+ * who wait. */
 static void repeat_requests(struct server *server)
 {
     if (!server->proxy_came && server->to_ask == 0)

@@ -1,4 +1,5 @@
-/* Stage 3, client: stage 2's, but on `start` it dials the local app and joins it, and a stop lets users finish. */
+/* Stage 3, client: stage 2's, but on `start` it dials the local app and joins it, and a stop lets users
+ * finish. */
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -32,9 +33,9 @@ struct client {
     int owed; /* proxy connections that the server has asked for and that are still to be opened */
     struct timer try_again; /* until then, after one could not be opened */
     struct link proxies;    /* those that are not joined yet */
-    struct link started;    /* nor those, but they have a user, who waits for the local app */
+    struct link started;    /* nor those, but their user is there and waits for the local app */
     int proxies_count;
-    struct relays relays; /* those that are */
+    struct relays relays; /* those that are joined */
     unsigned joined;      /* so far */
 
     struct target local; /* the local app */
@@ -300,12 +301,13 @@ static void on_drained(void *owner)
     loop_stop(client->loop, 0);
 }
 
-/* SIGINT or SIGTERM. Without a control connection no user will be sent here; the server then closes the spares. */
+/* SIGINT or SIGTERM. Without a control connection no user will be sent here; the server then closes the
+ * spares. */
 static void on_stop(void *owner)
 {
     struct client *client = owner;
 
-    say("stopping: no new users; %d are still connected", client->relays.count);
+    say("stopping: no new users; still connected: %d", client->relays.count);
     client->stopping = true;
     client->welcomed = false;
     client->owed = 0;
@@ -361,6 +363,6 @@ int main(int argc, char **argv)
     status = open_client(&client) == 0 ? loop_run(client.loop) : 1;
     close_client(&client);
     if (status == 0)
-        say("stopped: served %u connections", client.joined);
+        say("stopped: connections served: %u", client.joined);
     return status;
 }

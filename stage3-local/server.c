@@ -1,4 +1,5 @@
-/* Stage 3, server: stage 2's, with a secret, spare proxy connections, `start`, and a stop that lets users finish. */
+/* Stage 3, server: stage 2's, with a secret, spare proxy connections, `start`, and a stop that lets users
+ * finish. */
 #include <string.h>
 #include <unistd.h>
 
@@ -12,7 +13,7 @@
 #include "../common/sock.h"
 #include "../common/waitlist.h"
 
-enum { SURPLUS_MAX = 32 };
+enum { SURPLUS_MAX = 32 }; /* proxy connections kept beyond the spares: their users have left */
 
 struct server {
     struct loop *loop;
@@ -37,7 +38,8 @@ struct server {
     struct timer drain;
 };
 
-/* When stopping: proxy connections are accepted as long as users wait for them, and the last user's end is ours. */
+/* When stopping: proxy connections are accepted as long as users wait for them, and the last user's end is
+ * ours. */
 static void stop_if_idle(struct server *server)
 {
     if (!server->stopping)
@@ -106,7 +108,8 @@ static void on_user(void *owner, int fd)
     match(server);
 }
 
-/* A user takes two descriptors, one of them for its proxy connection. Without room for both it waits outside. */
+/* A user takes two descriptors, one of them for its proxy connection. Without room for both it waits
+ * outside. */
 static bool has_room_for_user(void *owner)
 {
     struct server *server = owner;
@@ -149,7 +152,8 @@ static void on_client_gone(void *owner, const char *why)
     waitlist_clear(&server->proxies);
 }
 
-/* A proxy connection may get lost on its way here. So if none came since the last ping, ask again for those who wait. */
+/* A proxy connection may get lost on its way here. So if none came since the last ping, ask again for those
+ * who wait. */
 static void repeat_requests(struct server *server)
 {
     if (!server->proxy_came && server->to_ask == 0)
@@ -260,7 +264,7 @@ static void on_stop(void *owner)
 {
     struct server *server = owner;
 
-    say("stopping: no new users; %d are still connected", server->users.count + server->relays.count);
+    say("stopping: no new users; still connected: %d", server->users.count + server->relays.count);
     server->stopping = true;
     listener_close(&server->control);
     listener_close(&server->public);
@@ -290,8 +294,8 @@ static int open_server(struct server *server)
                       server) != 0)
         return -1;
     server->public.may_accept = has_room_for_user;
-    sock_keepalive(server->proxy.watch.fd,
-                   options->heartbeat_ms); /* for all that it accepts: spares get old */
+    /* What this port accepts inherits it: spares get old. */
+    sock_keepalive(server->proxy.watch.fd, options->heartbeat_ms);
     loop_on_stop(server->loop, on_stop, server);
     say("step 1: waiting for the client");
     return 0;
@@ -323,7 +327,7 @@ int main(int argc, char **argv)
     status = open_server(&server) == 0 ? loop_run(server.loop) : 1;
     close_server(&server);
     if (status == 0)
-        say("stopped: served %u users, %s up, %s down", server.users_so_far, size_text(server.up).text,
+        say("stopped: users served: %u, %s up, %s down", server.users_so_far, size_text(server.up).text,
             size_text(server.down).text);
     return status;
 }

@@ -183,7 +183,7 @@ static struct flow fill(int from, int to, uint64_t size)
     struct flow flow = {.from = from, .to = to, .size = size, .most = 20000};
 
     unit_expect("all is sent", __FILE__, __LINE__);
-    while (flow.sent < size || sock_unsent(from) > 0)
+    while (flow.sent < size || sock_unacknowledged(from) > 0)
         if (!send_some(&flow) && !unit_turn())
             take_some(&flow);
     return flow;

@@ -409,11 +409,11 @@ static void test_what_the_peers_kernel_has_not_got_yet_is_unsent(void **state)
     struct pair pair = pair_open();
 
     (void)state;
-    assert_int_equal(sock_unsent(pair.ours), 0);
+    assert_int_equal(sock_unacknowledged(pair.ours), 0);
     fill_room(pair.ours);
-    assert_true(sock_unsent(pair.ours) > 0);
+    assert_true(sock_unacknowledged(pair.ours) > 0);
     char bytes[65536];
-    eventually((recv(pair.peer, bytes, sizeof bytes, 0), sock_unsent(pair.ours) == 0));
+    eventually((recv(pair.peer, bytes, sizeof bytes, 0), sock_unacknowledged(pair.ours) == 0));
     close(pair.ours);
     close(pair.peer);
 }
