@@ -589,7 +589,7 @@ static void test_a_peer_that_never_takes_the_rest_is_given_up_after_a_minute(voi
     expect_rest();
     while (reports == 0 && ++looks < 20000)
         later(10);
-    assert_in_range(looks, 1000, 10000); /* of 10 ms each */
+    assert_in_range(looks, 6000, 19999); /* of 10 ms each: a minute since the last byte got through */
     assert_int_equal(relays.count, 0);
     close(pair.right);
 }
