@@ -342,12 +342,12 @@ void test_every_log_line_has_its_time_and_program_in_front(void)
 }
 
 /* How many lines server and client log in a short life. */
-static int lines_of_a_life(const char *options)
+static int lines_of_a_life(const char *option)
 {
     struct program *programs[2];
     int lines = 0;
 
-    live(&programs[0], &programs[1], options);
+    live(&programs[0], &programs[1], option);
     for (int i = 0; i < 2; i++) {
         send_signal(programs[i], SIGTERM);
         expect_exit(programs[i], 0);
