@@ -54,7 +54,7 @@ async def stop_drains(case):
             check(status == 0, f"{who} exits with {status}")
             check(time.monotonic() - began < 1, "it took long to stop after the last user had left")
             if who == "server":
-                await stopped.line("stopped: served 3 users, .* up, .* down")
+                await stopped.line("stopped: users served: 3, .* up, .* down")
             for one in server, client:
                 await one.kill()
     case.result(4, "no new users at once; 12 joined ones finished undisturbed; exit 0, and a line with what was served")
