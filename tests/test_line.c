@@ -20,6 +20,7 @@ struct listener {
     int rooms;
     bool detaches; /* at the first line */
     bool closes;   /* at the first line, and frees itself */
+    bool closes_for_room;
     int detached;
 };
 
@@ -62,7 +63,11 @@ static void on_gone(void *owner, const char *why)
 
 static void on_room(void *owner)
 {
-    ((struct listener *)owner)->rooms++;
+    struct listener *listener = owner;
+
+    listener->rooms++;
+    if (listener->closes_for_room)
+        line_close(&listener->conn);
 }
 
 static struct listener *listen_for(int silence_ms)
@@ -488,6 +493,23 @@ static void test_a_line_that_the_kernel_takes_in_pieces_arrives_whole(void **sta
     hush(listener);
 }
 
+static void test_one_that_is_closed_when_there_is_room_is_not_read_any_more(void **state)
+{
+    struct listener *listener = listen_for(0);
+
+    (void)state;
+    most_sent_at_once = 3;
+    assert_int_equal(line_send(&listener->conn, "in pieces"), 0);
+    most_sent_at_once = 0;
+    tell(listener->peer, "hello\n"); /* now there is something to read, and room to write */
+    listener->closes_for_room = true;
+    eventually(listener->rooms == 1);
+    expect_rest();
+    assert_string_equal(listener->gone, "");
+    assert_int_equal(listener->lines, 0);
+    hush(listener);
+}
+
 static void test_lines_are_received_while_there_is_no_room_to_send(void **state)
 {
     struct listener *listener = listen_for(0);
@@ -556,6 +578,7 @@ int main(void)
         UNIT(test_too_long_a_line_is_not_sent),
         UNIT(test_where_there_is_no_room_a_line_is_not_sent_and_later_there_is_room_again),
         UNIT(test_a_line_that_the_kernel_takes_in_pieces_arrives_whole),
+        UNIT(test_one_that_is_closed_when_there_is_room_is_not_read_any_more),
         UNIT(test_lines_are_received_while_there_is_no_room_to_send),
         UNIT(test_that_the_peer_is_gone_is_told_even_if_there_was_no_room),
         UNIT(test_sending_to_one_that_is_gone_calls_nobody_back),

@@ -173,6 +173,26 @@ static void test_when_there_are_too_many_the_one_that_came_first_goes(void **sta
         close(peers[i]);
 }
 
+static void test_unless_its_line_has_come_by_then(void **state)
+{
+    int peers[3];
+
+    (void)state;
+    newcomers.most = 2;
+    for (int i = 0; i < 2; i++)
+        peers[i] = knock();
+    tell(peers[0], "hello\n");
+    peers[2] = knock(); /* before the loop had a turn */
+    assert_string_equal(heard, "hello|");
+    assert_int_equal(newcomers.count, 2);
+    assert_string_equal(logged(), "");
+    tell(heard_fd, "welcome\n");
+    expect_text(peers[0], "welcome\n");
+    close(heard_fd);
+    for (int i = 0; i < 3; i++)
+        close(peers[i]);
+}
+
 static void test_a_flood_of_strangers_is_no_flood_of_lines(void **state)
 {
     enum { STRANGERS = 100 };
@@ -246,6 +266,7 @@ int main(void)
         NEWCOMERS(test_who_says_too_long_a_line_is_turned_away),
         NEWCOMERS(test_who_goes_without_a_word_is_forgotten),
         NEWCOMERS(test_when_there_are_too_many_the_one_that_came_first_goes),
+        NEWCOMERS(test_unless_its_line_has_come_by_then),
         NEWCOMERS(test_a_flood_of_strangers_is_no_flood_of_lines),
         NEWCOMERS(test_clearing_closes_all),
         NEWCOMERS(test_what_cannot_be_watched_is_closed_and_logged),

@@ -202,6 +202,8 @@ static struct flow stuff(int from, int to)
 
 /* splice(2), counted: what goes out in one turn of the loop. */
 static size_t spliced_out;
+/* If not -1: who resets its connection at the next splice into it, which takes the error from the socket and does not tell. */
+static int resets_at_splice = -1;
 
 ssize_t splice(int in, off64_t *in_offset, int out, off64_t *out_offset, size_t size, unsigned flags)
 {
@@ -211,6 +213,13 @@ ssize_t splice(int in, off64_t *in_offset, int out, off64_t *out_offset, size_t 
 
     if (count > 0 && getsockopt(out, SOL_SOCKET, SO_TYPE, &type, &length) == 0) /* not into a pipe */
         spliced_out += (size_t)count;
+    else
+        return count;
+    if (resets_at_splice >= 0) {
+        reset(resets_at_splice);
+        resets_at_splice = -1;
+        assert_int_equal(sock_error(out), ECONNRESET);
+    }
     return count;
 }
 
@@ -490,6 +499,19 @@ static void test_the_rights_reset_comes_only_after_all_bytes_ahead_of_it(void **
     reset_behind_bytes(mirrored(join(1)));
 }
 
+static void test_a_reset_whose_error_a_write_has_taken_is_passed_on(void **state)
+{
+    struct joined pair = join(1);
+
+    (void)state;
+    tell_bytes(pair.right, pattern(0), 60000);
+    resets_at_splice = pair.left;
+    eventually(resets_at_splice < 0);
+    expect_reset(pair.right);
+    eventually(reports == 1);
+    close(pair.right);
+}
+
 static void test_a_reset_after_the_own_end_is_passed_on(void **state)
 {
     struct joined pair = join(1);
@@ -592,6 +614,23 @@ static void test_a_peer_that_never_takes_the_rest_is_given_up_after_a_minute(voi
         later(10);
     assert_in_range(looks, 6000, 19999); /* of 10 ms each: a minute since the last byte got through */
     assert_int_equal(relays.count, 0);
+    close(pair.right);
+}
+
+static void test_a_slow_reader_gets_all_that_came_before_the_reset(void **state)
+{
+    struct joined pair = narrow(join(1));
+    struct flow flow = fill(pair.left, pair.right, MEGA);
+    int looks = 0;
+
+    (void)state;
+    reset(pair.left);
+    for (; !flow.is_over && looks < 100000; take_some(&flow))
+        for (int i = 0; i < 600; i++, looks++)
+            later(10);
+    assert_int_equal(flow.came, flow.size);
+    assert_int_equal(flow.error, ECONNRESET);
+    assert_in_range(looks, 6001, 99999); /* longer than one that reads nothing is waited for */
     close(pair.right);
 }
 
@@ -902,6 +941,7 @@ int main(void)
         RELAY_BOTH_WAYS(test_the_rights_reset_is_passed_on_as_a_reset),
         RELAY_BOTH_WAYS(test_the_lefts_reset_comes_only_after_all_bytes_ahead_of_it),
         RELAY_BOTH_WAYS(test_the_rights_reset_comes_only_after_all_bytes_ahead_of_it),
+        RELAY(test_a_reset_whose_error_a_write_has_taken_is_passed_on),
         RELAY_BOTH_WAYS(test_a_reset_after_the_own_end_is_passed_on),
         RELAY_BOTH_WAYS(test_a_reset_after_the_others_end_is_passed_on),
         RELAY_BOTH_WAYS(test_a_reset_reaches_a_side_whose_words_nobody_reads),
@@ -910,6 +950,7 @@ int main(void)
         RELAY_BOTH_WAYS(test_a_short_answer_that_comes_before_the_question_is_over_arrives_whole),
         RELAY_BOTH_WAYS(test_so_does_an_early_answer_from_left_to_right),
         RELAY_BOTH_WAYS(test_a_peer_that_never_takes_the_rest_is_given_up_after_a_minute),
+        RELAY_BOTH_WAYS(test_a_slow_reader_gets_all_that_came_before_the_reset),
         RELAY(test_a_turn_moves_at_most_one_mebibyte_in_each_direction),
         RELAY_BOTH_WAYS(test_a_small_message_does_not_wait_behind_a_flood),
         RELAY(test_an_idle_pair_costs_its_two_descriptors_and_no_pipe),

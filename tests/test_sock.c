@@ -37,6 +37,19 @@ int bind_stand_in(int fd, const struct sockaddr *address, socklen_t size)
     return (int)syscall(SYS_bind, fd, address, size);
 }
 
+/* getsockname(2), for a system that is out of memory. */
+static bool port_is_unknown;
+int getsockname_stand_in(int fd, struct sockaddr *address, socklen_t *size) __asm__("getsockname");
+
+int getsockname_stand_in(int fd, struct sockaddr *address, socklen_t *size)
+{
+    if (port_is_unknown) {
+        errno = ENOBUFS;
+        return -1;
+    }
+    return (int)syscall(SYS_getsockname, fd, address, size);
+}
+
 /* ---- a listener, and who was accepted ---- */
 
 static struct listener listener;
@@ -202,6 +215,16 @@ static void test_so_is_one_that_is_taken_at_this_address(void **state)
 {
     (void)state;
     expect_taken("127.0.0.1", "127.0.0.1", " of 127.0.0.1");
+}
+
+static void test_a_port_that_nobody_can_tell_is_closed_and_the_log_says_why(void **state)
+{
+    (void)state;
+    port_is_unknown = true;
+    assert_int_equal(listener_open(&listener, loop, NULL, 0, "users", on_accept, &listener), -1);
+    port_is_unknown = false;
+    expect_logged("cannot listen on port 0: No buffer space available\n");
+    listener_close(&listener); /* does nothing */
 }
 
 static void test_an_address_of_another_host_is_refused_and_the_log_says_why(void **state)
@@ -498,6 +521,7 @@ int main(void)
         SOCK(test_where_ipv6_is_switched_off_it_serves_ipv4),
         SOCK(test_a_port_that_is_taken_is_refused_and_the_log_says_why),
         SOCK(test_so_is_one_that_is_taken_at_this_address),
+        SOCK(test_a_port_that_nobody_can_tell_is_closed_and_the_log_says_why),
         SOCK(test_an_address_of_another_host_is_refused_and_the_log_says_why),
         SOCK(test_a_restarted_server_gets_its_port_back_at_once),
         SOCK(test_what_it_accepts_is_set_up_for_a_tunnel),
