@@ -698,43 +698,42 @@ void kill_program(struct program *program)
         ;
 }
 
-/* How long a process wanted a processor: had one, or stood in line for it. On a busy machine that tells one
- * that never sleeps from one that does. Returns the share of the time that is too much; 0 if unknown. */
-static double look_up_want(int pid, double *seconds)
+/* How long a process had a processor, or stood in line for one: on a busy machine only that tells one that never
+ * sleeps. Less than 0: this system does not tell. */
+static double looked_up_want(int pid)
 {
+    unsigned long long running = 0, in_line = 0;
     char path[50];
-    unsigned long long running, in_line;
-    int parent;
 
     snprintf(path, sizeof path, "/proc/%d/schedstat", pid);
     FILE *stat = fopen(path, "r");
-    bool known = stat != NULL && fscanf(stat, "%llu %llu", &running, &in_line) == 2 && running > 0;
+    bool is_known = stat != NULL && fscanf(stat, "%llu %llu", &running, &in_line) == 2 && running > 0;
     if (stat != NULL)
         fclose(stat);
-    if (known)
-        *seconds = (double)(running + in_line) / 1e9;
-    else if (!look_up(pid, &parent, seconds))
-        return 0;
-    return known ? 0.5 : 0.15;
+    return is_known ? (double)(running + in_line) / 1e9 : -1;
 }
 
 void expect_idle(struct program *program)
 {
     char expected[100];
     double before = 0, after = 0;
-    double share = look_up_want((int)program->pid, &before);
+    int parent, pid = (int)program->pid;
 
-    if (share <= 0)
+    if (!look_up(pid, &parent, &before))
         skip_test("this system does not tell how much processor time a program takes");
+    double wanted_before = looked_up_want(pid);
     int64_t began = now_ms(), until = deadline(0.5);
     while (now_ms() < until)
         await(-1, 0, until);
+    double wanted = looked_up_want(pid) - wanted_before;
     double passed = (double)(now_ms() - began) / 1000;
     snprintf(expected, sizeof expected, "the %s to wait without using the processor", program->name);
-    if (look_up_want((int)program->pid, &after) <= 0)
+    if (!look_up(pid, &parent, &after))
         unmet_as(program, expected, "it ended");
-    if (after - before > share * passed)
-        unmet(program, expected, "it wanted it for %.2f s of %.2f s", after - before, passed);
+    if (after - before > 0.15 * passed)
+        unmet(program, expected, "it used it for %.2f s of %.2f s", after - before, passed);
+    if (wanted_before >= 0 && wanted > 0.9 * passed)
+        unmet(program, expected, "it wanted it for %.2f s of %.2f s", wanted, passed);
 }
 
 int open_descriptors(struct program *program)

@@ -181,7 +181,9 @@ async def listen(bind, number, whom, on_connection):
     async def on_accepted(reader, writer):
         await on_connection(Connection(reader, writer))
 
-    await asyncio.start_server(on_accepted, sock=listener, limit=LINE_SIZE - 1, backlog=4096)
+    # asyncio takes the backlog also for how often it tries to accept in a row, even without a free descriptor.
+    await asyncio.start_server(on_accepted, sock=listener, limit=LINE_SIZE - 1, backlog=16)
+    listener.listen(4096)
     log(f"listening for {whom} on port {listener.getsockname()[1]}")
 
 
