@@ -201,9 +201,11 @@ def busy_ports():
 
 
 def copy_repository(folder):
-    listed = subprocess.run(["git", "-C", ROOT, "ls-files", "-coz", "--exclude-standard"], stdout=subprocess.PIPE,
-                            stderr=subprocess.DEVNULL, text=True)
-    if listed.returncode == 0:
+    listed = None
+    if shutil.which("git"):
+        listed = subprocess.run(["git", "-C", ROOT, "ls-files", "-coz", "--exclude-standard"], text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    if listed and listed.returncode == 0:
         for name in filter(None, listed.stdout.split("\0")):
             if (ROOT / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
