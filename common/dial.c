@@ -68,7 +68,9 @@ int target_lookup(struct target *target)
     char service[8];
 
     snprintf(service, sizeof service, "%d", target->port);
-    int error = getaddrinfo(target->host, service, &hints, &found);
+    /* No host means this one: localhost needs no look-up (RFC 6761, 6.3), nor a file /etc/hosts. */
+    const char *host = strcmp(target->host, "localhost") == 0 ? NULL : target->host;
+    int error = getaddrinfo(host, service, &hints, &found);
     if (error != 0) {
         complain("cannot find the host %s: %s", target->host,
                  error == EAI_SYSTEM ? errno_text() : gai_strerror(error));
