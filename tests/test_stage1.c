@@ -45,7 +45,7 @@ int main(int argc, char **argv)
         SLOW_SPEC(test_the_server_drops_a_client_that_is_silent_for_three_heartbeats),
         SPEC(test_the_server_is_not_disturbed_by_strangers),
         /* the client */
-        SPEC(test_the_client_says_hello_first_and_then_waits),
+        SLOW_SPEC(test_the_client_says_hello_first_and_then_waits),
         SLOW_SPEC(test_the_client_pings_once_in_a_heartbeat),
         SLOW_SPEC(test_the_client_understands_lines_in_pieces_and_together),
         SPEC(test_count_ends_the_client_with_exit_0_after_so_many_pongs),

@@ -186,7 +186,7 @@ int main(int argc, char **argv)
         SPEC(test_the_soft_limit_on_descriptors_is_raised),
         SLOW_SPEC(test_a_server_without_free_descriptors_goes_on_when_some_are_free),
         /* the client */
-        SPEC(test_the_client_says_hello_first_and_then_waits),
+        SLOW_SPEC(test_the_client_says_hello_first_and_then_waits),
         SLOW_SPEC(test_the_client_pings_once_in_a_heartbeat),
         SLOW_SPEC(test_the_client_understands_lines_in_pieces_and_together),
         SPEC(test_the_client_opens_a_proxy_connection_per_create_proxy),

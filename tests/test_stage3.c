@@ -799,7 +799,7 @@ int main(int argc, char **argv)
         SLOW_SPEC(test_a_server_without_free_descriptors_goes_on_when_some_are_free),
         SLOW_SPEC(test_more_users_than_descriptors_are_served_one_after_the_other),
         /* the client */
-        SPEC(test_the_client_says_hello_first_and_then_waits),
+        SLOW_SPEC(test_the_client_says_hello_first_and_then_waits),
         SPEC(test_a_client_that_is_denied_exits_with_1_and_does_not_come_back),
         SLOW_SPEC(test_the_client_pings_once_in_a_heartbeat),
         SLOW_SPEC(test_the_client_understands_lines_in_pieces_and_together),
