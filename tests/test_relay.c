@@ -822,6 +822,40 @@ static void test_relays_count_their_pairs(void **state)
     eventually(relays.count == 0);
 }
 
+/* malloc_trim(3), counted. */
+static int trims;
+
+int malloc_trim(size_t pad)
+{
+    (void)pad;
+    trims++;
+    return 0;
+}
+
+static void test_when_a_crowd_has_left_its_memory_is_given_back(void **state)
+{
+    enum { FEW = 20, MANY = 256 };
+    struct joined pairs[MANY];
+
+    (void)state;
+    trims = 0;
+    for (int round = 0; round < 2; round++) {
+        int size = round == 0 ? FEW : MANY;
+
+        for (int i = 0; i < size; i++)
+            pairs[i] = join(1);
+        for (int i = 0; i < size; i++) {
+            assert_int_equal(trims, 0);
+            leave(pairs[i]);
+            eventually(relays.count == size - 1 - i);
+        }
+        assert_int_equal(trims, round);
+    }
+    leave(join(1)); /* the crowd is over */
+    eventually(relays.count == 0);
+    assert_int_equal(trims, 1);
+}
+
 static void test_closing_all_closes_both_ends_of_each_without_a_report(void **state)
 {
     struct joined idle = join(1), stuck = narrow(join(2)), leaving = join(3);
@@ -963,6 +997,7 @@ int main(void)
         RELAY(test_a_report_has_number_bytes_and_time),
         RELAY(test_a_report_reads_well_in_the_log),
         RELAY(test_relays_count_their_pairs),
+        RELAY(test_when_a_crowd_has_left_its_memory_is_given_back),
         RELAY_BOTH_WAYS(test_closing_all_closes_both_ends_of_each_without_a_report),
         RELAY(test_what_cannot_be_joined_is_closed_and_logged),
         RELAY_BOTH_WAYS(test_an_echo_returns_what_it_hears_then_the_end),

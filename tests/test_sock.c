@@ -468,6 +468,19 @@ static void test_closing_can_be_made_a_reset(void **state)
     close(pair.peer);
 }
 
+static void test_what_is_too_long_for_a_line_is_not_said(void **state)
+{
+    struct pair pair = pair_open();
+
+    (void)state;
+    assert_int_equal(sock_say(pair.ours, "%300s", "too long"), -1);
+    assert_int_equal(errno, EMSGSIZE);
+    assert_int_equal(sock_say(pair.ours, "%s", "start"), 0);
+    expect_text(pair.peer, "start\n");
+    close(pair.ours);
+    close(pair.peer);
+}
+
 static void test_who_is_refused_hears_why_even_if_it_went_on_talking(void **state)
 {
     struct pair pair = pair_open();
@@ -538,6 +551,7 @@ int main(void)
         SOCK(test_what_the_peers_kernel_has_not_got_yet_is_unsent),
         SOCK(test_a_sockets_error_is_told_once),
         SOCK(test_closing_can_be_made_a_reset),
+        SOCK(test_what_is_too_long_for_a_line_is_not_said),
         SOCK(test_who_is_refused_hears_why_even_if_it_went_on_talking),
         SOCK(test_keepalive_times_are_rounded_up_to_seconds),
         SOCK(test_it_is_known_whether_the_peer_was_heard_lately),
