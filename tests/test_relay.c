@@ -838,6 +838,9 @@ static void test_when_a_crowd_has_left_its_memory_is_given_back(void **state)
     struct joined pairs[MANY];
 
     (void)state;
+#ifndef __GLIBC__
+    skip(); /* others give it back by themselves */
+#endif
     trims = 0;
     for (int round = 0; round < 2; round++) {
         int size = round == 0 ? FEW : MANY;
