@@ -307,7 +307,6 @@ static void on_stop(void *owner)
 {
     struct client *client = owner;
 
-    say("stopping: no new users; still connected: %d", client->relays.count);
     client->stopping = true;
     client->welcomed = false;
     client->owed = 0;
@@ -315,6 +314,7 @@ static void on_stop(void *owner)
     line_close(&client->control);
     timer_stop(&client->retry);
     timer_stop(&client->heartbeat);
+    say("stopping: no new users; still connected: %d", client->relays.count);
     timer_start(client->loop, &client->drain, client->options.drain_ms, on_drained, client);
     stop_if_idle(client);
 }

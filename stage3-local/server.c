@@ -264,10 +264,10 @@ static void on_stop(void *owner)
 {
     struct server *server = owner;
 
-    say("stopping: no new users; still connected: %d", server->users.count + server->relays.count);
     server->stopping = true;
     listener_close(&server->control);
     listener_close(&server->public);
+    say("stopping: no new users; still connected: %d", server->users.count + server->relays.count);
     timer_start(server->loop, &server->drain, server->options.drain_ms, on_drained, server);
     stop_if_idle(server);
 }

@@ -22,7 +22,7 @@ async def is_refused(port):
 async def stop_drains(case):
     for number in signal.SIGTERM, signal.SIGINT:
         for who in "server", "client":
-            server, client, app = await case.tunnel(None)
+            server, client, app = await case.tunnel(None, ports=free_ports(3))  # nobody else listens there afterwards
             stopped = server if who == "server" else client
             pairs = [await case.pair(server, app) for _ in range(3)]
             began = time.monotonic()

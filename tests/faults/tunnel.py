@@ -424,9 +424,9 @@ class Case:
         self.apps.append(app)
         return app
 
-    async def tunnel(self, serve=echo, server_options=(), client_options=()):
+    async def tunnel(self, serve=echo, server_options=(), client_options=(), ports=(0, 0, 0)):
         app = self.app(serve)
-        server = await self.server(*server_options)
+        server = await self.server(*server_options, ports=ports)
         client = await self.client(server, app.port, *client_options)
         return server, client, app
 
