@@ -10,6 +10,8 @@ cd "$(dirname "$0")/../.." || exit 1
 ROOT=$PWD/build/peers
 mkdir -p "$ROOT/bin"
 LOG=$ROOT/log
+FRP=v0.71.0
+CHISEL=v1.12.1
 : > "$LOG"
 
 # One job at a time and low priority: there is no hurry, and the machine may have other work.
@@ -30,18 +32,17 @@ from_crates() {
         gently cargo install -j1 --root "$ROOT" "$crate" "$@"
 }
 
+# By version: a module proxy may have a module's versions without having the list of them.
 from_go() {
-    local program=$1 package=$2 module=$3
+    local program=$1 module=$2 version=$3 folder=$4 source copy
     [ -x "$ROOT/bin/$program" ] && return
     command -v go > /dev/null || return
-    GOBIN=$ROOT/bin gently go install -p 1 "$package@latest" && return
-    # `go install` refuses a module that replaces one of its dependencies; build it in its own folder.
-    local source copy
-    source=$(go mod download -json "$module@latest" 2>> "$LOG" | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
+    source=$(go mod download -json "$module@$version" 2>> "$LOG" | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
     [ -n "$source" ] || return
+    # Built in a folder of its own: `go install` refuses a module that replaces one of its dependencies.
     copy=$(mktemp -d)
     cp -r "$source/." "$copy" && chmod -R u+w "$copy"
-    (cd "$copy" && gently go build -p 1 -tags noweb -o "$ROOT/bin/$program" ".${package#"$module"}")
+    (cd "$copy" && gently go build -p 1 -buildvcs=false -tags noweb ${5:+-ldflags "$5"} -o "$ROOT/bin/$program" "$folder")
     local result=$?
     rm -rf "$copy"
     return $result
@@ -55,9 +56,10 @@ get() {
         bore) from_crates bore bore-cli ;;
         # Without TLS and its like: the comparison uses plain TCP, whose code is the same.
         rathole) from_crates rathole rathole --no-default-features --features server,client ;;
-        frp) from_go frps github.com/fatedier/frp/cmd/frps github.com/fatedier/frp &&
-            from_go frpc github.com/fatedier/frp/cmd/frpc github.com/fatedier/frp ;;
-        chisel) from_go chisel github.com/jpillora/chisel github.com/jpillora/chisel ;;
+        frp) from_go frps github.com/fatedier/frp "$FRP" ./cmd/frps &&
+            from_go frpc github.com/fatedier/frp "$FRP" ./cmd/frpc ;;
+        chisel) from_go chisel github.com/jpillora/chisel "$CHISEL" . \
+            "-X github.com/jpillora/chisel/share.BuildVersion=$CHISEL" ;;
         *) echo "$1: no such peer" && return 2 ;;
     esac
 }
