@@ -105,8 +105,19 @@ static void close_attempt(struct dial *dial)
         watch_close(dial->loop, &dial->watch);
 }
 
+static void finish(struct dial *dial, int error);
 static void on_connected(void *owner, unsigned ready);
 static void on_timeout(void *owner);
+
+/* Within one machine no line goes dead and no NAT forgets: the kernel knows both ends. */
+static bool is_loopback(const struct sockaddr_storage *address)
+{
+    const struct sockaddr_in *v4 = (const struct sockaddr_in *)address;
+    const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)address;
+
+    return address->ss_family == AF_INET6 ? IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr)
+                                          : ntohl(v4->sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+}
 
 static int connect_to(struct dial *dial, const struct sockaddr_storage *address)
 {
@@ -117,12 +128,15 @@ static int connect_to(struct dial *dial, const struct sockaddr_storage *address)
     dial->watch.fd = fd;
     if (fd < 0)
         return -1;
-    sock_tune(fd);
+    if (is_loopback(address))
+        sock_send_at_once(fd);
+    else
+        sock_tune(fd);
     int result = connect(fd, (const struct sockaddr *)address, size);
     if (result != 0 && errno == EINPROGRESS) /* between programs on one machine it is over by now: ask */
         result = connect(fd, (const struct sockaddr *)address, size);
     if (result == 0) {
-        on_connected(dial, WATCH_WRITE);
+        finish(dial, 0);
         return 0;
     }
     if (errno != EALREADY)
@@ -157,13 +171,6 @@ static void try_next(void *owner)
     give_up(dial);
 }
 
-static void fail(struct dial *dial, int error)
-{
-    dial->error = error;
-    close_attempt(dial);
-    try_next(dial);
-}
-
 /* Where nobody listens on a port of this machine, the kernel may pick that very port for the dialing end,
  * and the two SYNs meet (RFC 9293, 3.5: simultaneous open). It would be a connection with oneself. */
 static bool is_own_address(int fd, const struct sockaddr_storage *address)
@@ -174,22 +181,17 @@ static bool is_own_address(int fd, const struct sockaddr_storage *address)
     return getsockname(fd, (struct sockaddr *)&own, &size) == 0 && memcmp(&own, address, sizeof own) == 0;
 }
 
-static void on_timeout(void *owner)
+/* The attempt is over. */
+static void finish(struct dial *dial, int error)
 {
-    fail(owner, ETIMEDOUT);
-}
-
-static void on_connected(void *owner, unsigned ready)
-{
-    struct dial *dial = owner;
     int fd = dial->watch.fd;
-    int error = sock_error(fd);
 
-    (void)ready;
     if (error == 0 && is_own_address(fd, &dial->target->addresses[dial->at]))
         error = ECONNREFUSED;
     if (error != 0) {
-        fail(dial, error);
+        dial->error = error;
+        close_attempt(dial);
+        try_next(dial);
         return;
     }
     watch_stop(dial->loop, &dial->watch);
@@ -197,6 +199,19 @@ static void on_connected(void *owner, unsigned ready)
     dial->watch.fd = -1; /* it is handed on */
     dial->target->first = dial->at;
     dial->on_dialed(dial->owner, fd);
+}
+
+static void on_connected(void *owner, unsigned ready)
+{
+    struct dial *dial = owner;
+
+    (void)ready;
+    finish(dial, sock_error(dial->watch.fd));
+}
+
+static void on_timeout(void *owner)
+{
+    finish(owner, ETIMEDOUT);
 }
 
 void dial_start(struct dial *dial, struct loop *loop, struct target *target,

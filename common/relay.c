@@ -69,8 +69,7 @@ struct relay {
     bool broken[2];   /* ends */
     bool reset[2];    /* ends that were seen to be reset, though reading may not tell */
     bool leaving;
-    bool many
-        [2]; /* whether the last turn of this pump moved FEW_BYTES or more; the first is taken for small */
+    bool many[2];      /* whether the last turn of a pump moved FEW_BYTES or more; at first not */
     uint16_t looks;    /* without progress, since it is leaving */
     uint32_t progress; /* bytes that had arrived at the last look */
 };

@@ -50,11 +50,16 @@ void sock_keepalive(int fd, int ms)
     set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 3);
 }
 
-void sock_tune(int fd)
+void sock_send_at_once(int fd)
 {
     /* Nagle's algorithm (RFC 896) holds small messages back to send fewer packets; whoever wrote into the
      * tunnel has made that choice already, and would wait twice. */
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+}
+
+void sock_tune(int fd)
+{
+    sock_send_at_once(fd);
     /* An idle connection: home routers may forget one after a few minutes of silence, some after 30 s. */
     sock_keepalive(fd, KEEPALIVE_MS);
     /* One with bytes under way sends no keepalives but repeats the bytes, with pauses growing to two

@@ -31,6 +31,8 @@ int listener_open(struct listener *listener, struct loop *loop, const char *addr
 /* Hands on the connections that are complete already, then closes: nobody who got in is turned away. */
 void listener_close(struct listener *listener);
 
+/* Has small messages sent as they are. All that a connection within one machine needs. */
+void sock_send_at_once(int fd);
 /* Sets the options that this header's first lines promise. For listening sockets too: what they accept
  * inherits it. */
 void sock_tune(int fd);

@@ -289,10 +289,7 @@ static void test_who_answers_is_connected(void **state)
     eventually(dialed == 1);
     assert_true(fcntl(dialed_fd, F_GETFL) & O_NONBLOCK);
     assert_true(fcntl(dialed_fd, F_GETFD) & FD_CLOEXEC);
-    int value = 0;
-    socklen_t size = sizeof value;
-    assert_int_equal(getsockopt(dialed_fd, IPPROTO_TCP, TCP_NODELAY, &value, &size), 0);
-    assert_int_equal(value, 1);
+    assert_int_equal(option_of(dialed_fd, IPPROTO_TCP, TCP_NODELAY), 1);
     int fd = accept(listening, NULL, NULL);
     tell(dialed_fd, "hello");
     expect_text(fd, "hello");
@@ -312,6 +309,25 @@ static void test_an_ipv6_address_is_connected(void **state)
     start("[::1]", port_of(listening));
     eventually(dialed == 1);
     assert_true(dialed_fd >= 0);
+    close(dialed_fd);
+    close(listening);
+}
+
+/* In its IPv6 form, 127.0.0.1 is not taken for what it is. */
+static void test_only_within_this_machine_it_does_without_keepalives(void **state)
+{
+    (void)state;
+    if (!has_ipv6())
+        skip();
+    int listening = listening_on("127.0.0.1", held.port, 5);
+    start("127.0.0.1", held.port);
+    eventually(dialed == 1);
+    assert_int_equal(option_of(dialed_fd, SOL_SOCKET, SO_KEEPALIVE), 0);
+    close(dialed_fd);
+    start("[::ffff:127.0.0.1]", held.port);
+    eventually(dialed == 2);
+    assert_int_equal(option_of(dialed_fd, IPPROTO_TCP, TCP_NODELAY), 1);
+    assert_int_equal(option_of(dialed_fd, SOL_SOCKET, SO_KEEPALIVE), 1);
     close(dialed_fd);
     close(listening);
 }
@@ -615,6 +631,7 @@ int main(void)
         DIAL(test_anything_else_is_no_target),
         DIAL(test_who_answers_is_connected),
         DIAL(test_an_ipv6_address_is_connected),
+        DIAL(test_only_within_this_machine_it_does_without_keepalives),
         DIAL(test_where_nobody_listens_it_is_refused),
         DIAL(test_who_never_answers_is_given_up_in_time),
         DIAL(test_who_refuses_late_is_not_connected),

@@ -108,15 +108,6 @@ static int visit(const char *address)
     return peer;
 }
 
-static int option(int fd, int level, int name)
-{
-    int value = -1;
-    socklen_t size = sizeof value;
-
-    assert_int_equal(getsockopt(fd, level, name, &value, &size), 0);
-    return value;
-}
-
 static void test_port_0_is_any_free_port_and_the_log_says_which(void **state)
 {
     char expected[60];
@@ -258,10 +249,10 @@ static void test_what_it_accepts_is_set_up_for_a_tunnel(void **state)
 
     assert_true(fcntl(fd, F_GETFL) & O_NONBLOCK);
     assert_true(fcntl(fd, F_GETFD) & FD_CLOEXEC);
-    assert_int_equal(option(fd, IPPROTO_TCP, TCP_NODELAY), 1);
-    assert_int_equal(option(fd, SOL_SOCKET, SO_KEEPALIVE), 1);
-    int idle = option(fd, IPPROTO_TCP, TCP_KEEPIDLE);
-    int lost = idle + option(fd, IPPROTO_TCP, TCP_KEEPCNT) * option(fd, IPPROTO_TCP, TCP_KEEPINTVL);
+    assert_int_equal(option_of(fd, IPPROTO_TCP, TCP_NODELAY), 1);
+    assert_int_equal(option_of(fd, SOL_SOCKET, SO_KEEPALIVE), 1);
+    int idle = option_of(fd, IPPROTO_TCP, TCP_KEEPIDLE);
+    int lost = idle + option_of(fd, IPPROTO_TCP, TCP_KEEPCNT) * option_of(fd, IPPROTO_TCP, TCP_KEEPINTVL);
     assert_in_range(idle, 1, 30); /* some home routers forget after 30 s */
     assert_in_range(lost, 1, 60);
     close(peer);
@@ -502,9 +493,9 @@ static void test_keepalive_times_are_rounded_up_to_seconds(void **state)
 
     (void)state;
     sock_keepalive(pair.ours, 1001);
-    assert_int_equal(option(pair.ours, IPPROTO_TCP, TCP_KEEPIDLE), 2);
-    assert_int_equal(option(pair.ours, IPPROTO_TCP, TCP_KEEPINTVL), 2);
-    assert_int_equal(option(pair.ours, IPPROTO_TCP, TCP_KEEPCNT), 3);
+    assert_int_equal(option_of(pair.ours, IPPROTO_TCP, TCP_KEEPIDLE), 2);
+    assert_int_equal(option_of(pair.ours, IPPROTO_TCP, TCP_KEEPINTVL), 2);
+    assert_int_equal(option_of(pair.ours, IPPROTO_TCP, TCP_KEEPCNT), 3);
     close(pair.ours);
     close(pair.peer);
 }

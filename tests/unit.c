@@ -226,6 +226,15 @@ int listening_on(const char *address, int port, int backlog)
     return -1;
 }
 
+int option_of(int fd, int level, int name)
+{
+    int value = -1;
+    socklen_t size = sizeof value;
+
+    assert_int_equal(getsockopt(fd, level, name, &value, &size), 0);
+    return value;
+}
+
 int port_of(int fd)
 {
     struct sockaddr_storage storage;

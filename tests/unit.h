@@ -63,6 +63,8 @@ struct pair pair_open(void);
 int listening_on(const char *address, int port, int backlog);
 /* The socket's own port. */
 int port_of(int fd);
+/* The value of a socket option: getsockopt(2). */
+int option_of(int fd, int level, int name);
 /* A port of this machine's IPv4 addresses that nobody else gets until fd is closed. listening_on can be had on it meanwhile;
  * where it was not, connections are refused. */
 struct held_port {
