@@ -195,10 +195,11 @@ class App:
 
 
 class Nginx(App):
-    """One worker, a page of 200 bytes from memory, no log."""
+    """One worker, a page of 200 bytes, no log."""
 
     def start(self):
         self.port = free_port()
+        (self.folder / "index.html").write_text("x" * 199 + "\n")
         (self.folder / "nginx.conf").write_text(f"""
             daemon off; worker_processes 1; pid {self.folder}/nginx.pid; error_log /dev/null;
             events {{ worker_connections 20000; }}
@@ -209,7 +210,7 @@ class Nginx(App):
                 scgi_temp_path {self.folder};
                 server {{
                     listen 127.0.0.1:{self.port} backlog=4096;
-                    location / {{ return 200 "{'x' * 199}\n"; }}
+                    root {self.folder};
                 }}
             }}""")
         self.process = spawn("nginx", "-p", self.folder, "-c", self.folder / "nginx.conf")
