@@ -129,7 +129,7 @@ static int connect_to(struct dial *dial, const struct sockaddr_storage *address)
     if (fd < 0)
         return -1;
     if (is_loopback(address))
-        sock_send_at_once(fd);
+        sock_tune_local(fd);
     else
         sock_tune(fd);
     int result = connect(fd, (const struct sockaddr *)address, size);
@@ -159,10 +159,15 @@ static void try_next(void *owner)
     struct dial *dial = owner;
     struct target *target = dial->target;
 
-    if (target->count == 0 && dial->tried == 0 && target_lookup(target) != 0)
-        dial->error = EHOSTUNREACH;
+    if (target->count == 0 && dial->tried == 0) {
+        if (target_lookup(target) != 0)
+            dial->error = EHOSTUNREACH;
+        loop_catch_up(dial->loop);
+    }
+    if (dial->tried == 0)
+        dial->first = target->first; /* which other dials may change */
     while (dial->tried < target->count) {
-        dial->at = (target->first + dial->tried++) % target->count;
+        dial->at = (dial->first + dial->tried++) % target->count;
         if (connect_to(dial, &target->addresses[dial->at]) == 0)
             return;
         dial->error = errno;

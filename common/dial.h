@@ -30,7 +30,7 @@ int target_parse(struct target *target, const char *text, int default_port);
  * asked, which for a numeric address it never is. */
 int target_lookup(struct target *target);
 
-/* The host at the other end of fd, with another port. Returns 0, or -1 with errno. */
+/* The host at the other end of fd, with another port. Returns 0, or -1 if that end is gone. */
 int target_of_peer(struct target *target, int fd, int port);
 
 struct dial {
@@ -38,7 +38,8 @@ struct dial {
     struct watch watch;
     struct timer timer;
     struct target *target;
-    unsigned tried; /* addresses so far */
+    unsigned first; /* address that was tried */
+    unsigned tried; /* so many, so far */
     unsigned at;    /* the address being tried */
     int error;      /* the last one's errno */
     void (*on_dialed)(void *owner, int fd);

@@ -306,6 +306,11 @@ uint64_t loop_now_ms(const struct loop *loop)
     return loop->now_ms;
 }
 
+void loop_catch_up(struct loop *loop)
+{
+    loop->now_ms = clock_ms();
+}
+
 int loop_reserve(const struct loop *loop)
 {
     return loop->descriptors / 4 < RESERVE_MAX ? loop->descriptors / 4 : RESERVE_MAX;

@@ -52,9 +52,11 @@ static void on_first_line(void *owner, const char *line)
 
 void newcomers_init(struct newcomers *newcomers, struct loop *loop)
 {
-    int share = loop_capacity(loop) / 4 + 1;
+    int share = loop_capacity(loop) / 4;
 
     *newcomers = (struct newcomers){.loop = loop, .most = share < NEWCOMERS_MAX ? share : NEWCOMERS_MAX};
+    if (newcomers->most < 1)
+        newcomers->most = 1;
     list_init(&newcomers->list);
 }
 

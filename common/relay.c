@@ -39,9 +39,10 @@ enum {
     POOLED_MAX = 16,       /* empty pipes that are kept */
     COPY_BYTES = 16 << 10, /* what a turn moves without a pipe */
     FEW_BYTES = 4096,      /* are copied: PIPE_BUF, what any empty pipe has room for */
-    LOOK_AFTER_MS = 10,    /* between two looks at relays that are leaving */
+    LOOK_AFTER_MS = 10,    /* between two looks at relays that are leaving; */
+    LOOKS_PER_MS = 5,      /* longer, if there are more of them */
+    STUCK_MS = 60000,      /* one that is leaving and makes no progress for so long is closed */
     CROWD = 256,           /* pairs at a time that are worth giving memory back for */
-    LOOKS = 6000,          /* after so many without progress, a minute, one that is leaving is closed */
 };
 
 struct pipe {
@@ -69,9 +70,9 @@ struct relay {
     bool broken[2];   /* ends */
     bool reset[2];    /* ends that were seen to be reset, though reading may not tell */
     bool leaving;
-    bool many[2];      /* whether the last turn of a pump moved FEW_BYTES or more; at first not */
-    uint16_t looks;    /* without progress, since it is leaving */
-    uint32_t progress; /* bytes that had arrived at the last look */
+    bool many[2];         /* whether the last turn of a pump moved FEW_BYTES or more; at first not */
+    uint32_t progress;    /* bytes that had arrived at the last look, since it is leaving */
+    uint32_t progress_ms; /* when the last of them had */
 };
 
 /* The pump's sink. Also: the pump that feeds this end. */
@@ -149,6 +150,12 @@ static bool both_ended(const struct relay *relay)
 
 static void look_after_leaving(void *owner);
 
+/* 32 bits of the time, which do for differences. */
+static uint32_t now_ms(const struct relays *relays)
+{
+    return (uint32_t)loop_now_ms(relays->loop);
+}
+
 /* This end is lost: nothing can be sent there any more. What it sent before may still be read. */
 static void on_broken(struct relay *relay, int end)
 {
@@ -159,6 +166,7 @@ static void on_broken(struct relay *relay, int end)
     if (relay->leaving)
         return;
     relay->leaving = true;
+    relay->progress_ms = now_ms(relays);
     list_remove(&relay->place);
     list_append(&relays->leaving, &relay->place);
     if (!timer_is_running(&relays->timer))
@@ -254,7 +262,11 @@ static void fill(struct relay *relay, int i)
     ssize_t count =
         splice(relay->ends[i].fd, NULL, pump->pipe->in, NULL, PIPE_BYTES, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
 
-    if (count <= 0) {
+    if (count == 0 || (count < 0 && errno == EAGAIN)) {
+        copy(relay, i); /* recv(2) knows better: splice(2) also stops at urgent data, for good */
+        return;
+    }
+    if (count < 0) {
         return_pipe(relay->relays, pump);
         on_nothing_read(relay, i, count);
         return;
@@ -361,9 +373,10 @@ static void look_at(struct relay *relay)
 {
     uint32_t arrived = bytes_arrived(relay);
 
-    relay->looks = arrived == relay->progress ? (uint16_t)(relay->looks + 1) : 0;
+    if (arrived != relay->progress)
+        relay->progress_ms = now_ms(relay->relays);
     relay->progress = arrived;
-    if (relay->looks > LOOKS || is_over(relay))
+    if (now_ms(relay->relays) - relay->progress_ms > STUCK_MS || is_over(relay))
         finish(relay);
 }
 
@@ -371,13 +384,15 @@ static void look_after_leaving(void *owner)
 {
     struct relays *relays = owner;
     struct link *next;
+    int looks = 0;
 
-    for (struct link *link = relays->leaving.next; link != &relays->leaving; link = next) {
+    for (struct link *link = relays->leaving.next; link != &relays->leaving; link = next, looks++) {
         next = link->next;
         look_at((struct relay *)link);
     }
     if (!list_is_empty(&relays->leaving))
-        timer_start(relays->loop, &relays->timer, LOOK_AFTER_MS, look_after_leaving, relays);
+        timer_start(relays->loop, &relays->timer, LOOK_AFTER_MS + looks / LOOKS_PER_MS, look_after_leaving,
+                    relays);
 }
 
 /* Has the loop watch an end for what its two pumps wait for. Returns 0 or -1. */
@@ -490,8 +505,11 @@ void relay_say_done(const char *name, const struct relay_report *report)
 
 void relays_close(struct relays *relays)
 {
-    while (!list_is_empty(&relays->joined))
-        free_relay((struct relay *)relays->joined.next);
+    while (!list_is_empty(&relays->joined)) {
+        struct relay *relay = (struct relay *)relays->joined.next;
+        relay->leaving = true; /* cut off: no orderly end */
+        free_relay(relay);
+    }
     while (!list_is_empty(&relays->leaving))
         free_relay((struct relay *)relays->leaving.next);
     timer_stop(&relays->timer);

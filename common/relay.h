@@ -48,7 +48,7 @@ void relays_init(struct relays *relays, struct loop *loop,
                  void (*on_done)(void *owner, const struct relay_report *report), void *owner);
 /* Logs a report: "NAME 7 done: 412 B up, 1.2 MB down, 0.3 s". */
 void relay_say_done(const char *name, const struct relay_report *report);
-/* Closes all pairs, without a report, and gives the pipes back. */
+/* Resets all pairs, without a report, and gives the pipes back. */
 void relays_close(struct relays *relays);
 
 /* Joins left and right and takes both over. On failure (no memory), says so in the log, closes both and

@@ -40,9 +40,14 @@ static void set_option(int fd, int level, int name, int value)
     (void)setsockopt(fd, level, name, &value, sizeof value);
 }
 
+static int whole_seconds(int ms)
+{
+    return (ms + 999) / 1000;
+}
+
 void sock_keepalive(int fd, int ms)
 {
-    int seconds = (ms + 999) / 1000;
+    int seconds = whole_seconds(ms);
 
     set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
     set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, seconds);
@@ -50,16 +55,18 @@ void sock_keepalive(int fd, int ms)
     set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 3);
 }
 
-void sock_send_at_once(int fd)
+void sock_tune_local(int fd)
 {
     /* Nagle's algorithm (RFC 896) holds small messages back to send fewer packets; whoever wrote into the
      * tunnel has made that choice already, and would wait twice. */
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    /* Urgent data (MSG_OOB), as old programs send it, is a byte like the others: tcp(7). */
+    set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1);
 }
 
 void sock_tune(int fd)
 {
-    sock_send_at_once(fd);
+    sock_tune_local(fd);
     /* An idle connection: home routers may forget one after a few minutes of silence, some after 30 s. */
     sock_keepalive(fd, KEEPALIVE_MS);
     /* One with bytes under way sends no keepalives but repeats the bytes, with pauses growing to two
@@ -69,11 +76,11 @@ void sock_tune(int fd)
     set_option(fd, IPPROTO_TCP, TCP_RTO_MAX_MS, 4000);
 }
 
-bool sock_heard_within(int fd, int ms)
+bool sock_heard_lately(int fd, int keepalive_ms)
 {
     struct tcp_info info = {0};
     socklen_t size = sizeof info;
-    unsigned limit_ms = (unsigned)(ms + 999) / 1000 * 1000;
+    unsigned limit_ms = 2 * 1000 * (unsigned)whole_seconds(keepalive_ms);
 
     if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0)
         return false;

@@ -2,7 +2,8 @@
  * sock: TCP sockets that are set up the way a tunnel needs them, and ports to listen on.
  *
  * Every descriptor that comes from here is non-blocking, is not inherited by child processes, sends small
- * messages at once, and notices within about a minute that its peer has vanished without a word.
+ * messages at once, and notices within about a minute that its peer has vanished without a word (before Linux 6.15:
+ * within a quarter of an hour, if bytes were under way).
  */
 #ifndef COMMON_SOCK_H
 #define COMMON_SOCK_H
@@ -28,20 +29,20 @@ struct listener {
  * may be closed again. */
 int listener_open(struct listener *listener, struct loop *loop, const char *address, int port,
                   const char *whom, void (*on_accept)(void *owner, int fd), void *owner);
-/* Hands on the connections that are complete already, then closes: nobody who got in is turned away. */
+/* Hands on the connections that are complete already, then closes: nobody who got in is turned away, unless
+ * there is no room. */
 void listener_close(struct listener *listener);
 
-/* Has small messages sent as they are. All that a connection within one machine needs. */
-void sock_send_at_once(int fd);
-/* Sets the options that this header's first lines promise. For listening sockets too: what they accept
+/* Sets the options that a connection within one machine needs, where nobody vanishes without a word. */
+void sock_tune_local(int fd);
+/* Sets all that this header's first lines promise. For listening sockets too: what they accept
  * inherits it. */
 void sock_tune(int fd);
 /* Has the kernel ask the peer's for a sign of life after ms milliseconds of silence, rounded up to seconds,
  * and again and again; after three that were not answered the connection is broken. */
 void sock_keepalive(int fd, int ms);
-/* Whether the peer's kernel has answered or sent anything within the last ms milliseconds, rounded up to
- * seconds. */
-bool sock_heard_within(int fd, int ms);
+/* Whether the peer's kernel has sent or answered anything lately: within two periods of that keepalive. */
+bool sock_heard_lately(int fd, int keepalive_ms);
 
 /* The error that the kernel holds for this socket, an errno, or 0; asking clears it. */
 int sock_error(int fd);

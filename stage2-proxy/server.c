@@ -27,7 +27,7 @@ struct server {
     struct waitlist proxies; /* waiting for a user */
     struct relays relays;    /* users and proxy connections that are joined */
     int to_ask;              /* proxy connections that the client is still to be asked for */
-    bool proxy_came;         /* since the client's last ping */
+    int least_missing;       /* of the proxy connections asked for, since the client's last ping */
     unsigned users_so_far;
 };
 
@@ -48,6 +48,12 @@ static void request_proxies(struct server *server, int count)
         return;
     server->to_ask += count;
     ask_for_proxies(server);
+}
+
+/* Proxy connections that the client has been asked for and that have not come yet. */
+static int missing_proxies(const struct server *server)
+{
+    return server->users.count - server->proxies.count - server->to_ask;
 }
 
 /* Step 6: joins users and proxy connections, first come first served. */
@@ -117,13 +123,16 @@ static void on_client_gone(void *owner, const char *why)
     waitlist_clear(&server->proxies);
 }
 
-/* A proxy connection may get lost on its way here. So if none came since the last ping, ask again for those
- * who wait. */
+/* Proxy connections may get lost on their way here: as many as were missing all the time since the last ping.
+ * They are asked for again. */
 static void repeat_requests(struct server *server)
 {
-    if (!server->proxy_came && server->to_ask == 0)
-        request_proxies(server, server->users.count);
-    server->proxy_came = false;
+    int missing = missing_proxies(server);
+    int lost = missing < server->least_missing ? missing : server->least_missing;
+
+    server->least_missing = missing;
+    if (lost > 0)
+        request_proxies(server, lost);
 }
 
 /* ping -> pong */
@@ -152,7 +161,7 @@ static void welcome(struct server *server, int fd)
         return;
     }
     server->has_client = true;
-    server->proxy_came = true;
+    server->least_missing = 0;
     server->client.on_room = ask_for_proxies;
     line_send(&server->client, "welcome %s", server->token);
     say("step 2: client opened the control connection from %s", sock_peer(fd).text);
@@ -165,7 +174,7 @@ static void turn_away(int fd, const char *why)
     close(fd);
 }
 
-/* hello -> welcome | busy */
+/* hello -> welcome TOKEN | busy */
 static void on_hello(void *owner, int fd, const char *line)
 {
     struct server *server = owner;
@@ -191,7 +200,8 @@ static void on_proxy_line(void *owner, int fd, const char *line)
         complain("lost a proxy connection: %s", errno_text());
         close(fd);
     } else {
-        server->proxy_came = true;
+        if (missing_proxies(server) < server->least_missing)
+            server->least_missing = missing_proxies(server);
         match(server);
     }
 }

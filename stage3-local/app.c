@@ -325,11 +325,12 @@ static void hang_up(struct connection *c)
 static void hang_up_gently(struct connection *c)
 {
     const struct timeval patience = {.tv_sec = 2};
+    const time_t end = time(NULL) + 5;
     char rest[16 * 1024];
 
     setsockopt(fileno(c->in), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     shutdown(fileno(c->out), SHUT_WR);
-    for (ssize_t n = 1, left = (ssize_t)8 * UPLOAD_MAX; n > 0 && left > 0; left -= n)
+    for (ssize_t n = 1, left = (ssize_t)8 * UPLOAD_MAX; n > 0 && left > 0 && time(NULL) < end; left -= n)
         n = recv(fileno(c->in), rest, sizeof rest, 0);
     hang_up(c);
 }
@@ -427,8 +428,9 @@ static int listen_local(int *port, int fds[2])
         if (fds[1] >= 0 || errno != EADDRINUSE)
             break;
         close(fds[0]);
-        if (*port != 0) /* any port would do, and this one was free in IPv4 only: try the next */
+        if (*port != 0)
             return -1;
+        /* any port would do, and this one was free in IPv4 only: try the next */
     }
     *port = ntohs(v4.sin_port);
     return 0;
@@ -459,15 +461,14 @@ static int parse_port(const char *text)
 
 int main(int argc, char **argv)
 {
-    static struct app app = {.port = 8080};
+    static struct app app; /* all zeros: the download is not in the program's file */
     static struct listener listeners[2];
     const bool help = argc == 2 && (strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "--help") == 0);
     int fds[2], signal_number;
     sigset_t stop;
     pthread_t thread;
 
-    if (argc == 2)
-        app.port = parse_port(argv[1]);
+    app.port = argc == 2 ? parse_port(argv[1]) : 8080;
     if (argc > 2 || app.port < 0) {
         fputs("usage: app [PORT]   a sample web app on localhost; PORT is 8080 if left out, 0 for any\n",
               help ? stdout : stderr);

@@ -30,10 +30,11 @@ struct server {
     struct waitlist proxies; /* waiting for a user */
     struct relays relays;    /* users and proxy connections that are joined */
     int to_ask;              /* proxy connections that the client is still to be asked for */
-    bool proxy_came;         /* since the client's last ping */
+    int least_missing;       /* of the proxy connections asked for, since the client's last ping */
     unsigned users_so_far;
 
-    uint64_t up, down; /* bytes of all users who are done */
+    unsigned served;   /* users who are done */
+    uint64_t up, down; /* bytes of theirs */
     bool stopping;
     struct timer drain;
 };
@@ -53,7 +54,7 @@ static void stop_if_idle(struct server *server)
 /* start. Returns false if the proxy connection is not what it seems: it may have died while it was a spare. */
 static bool start_proxy(struct server *server, int proxy)
 {
-    return sock_heard_within(proxy, 2 * server->options.heartbeat_ms) && sock_say(proxy, "start") == 0;
+    return sock_heard_lately(proxy, server->options.heartbeat_ms) && sock_say(proxy, "start") == 0;
 }
 
 /* Step 4: create_proxy. Those that there is no room for now are sent when there is. */
@@ -73,6 +74,12 @@ static void request_proxies(struct server *server, int count)
         return;
     server->to_ask += count;
     ask_for_proxies(server);
+}
+
+/* Proxy connections that the client has been asked for and that have not come yet. */
+static int missing_proxies(const struct server *server)
+{
+    return server->users.count + server->options.spares - server->proxies.count - server->to_ask;
 }
 
 /* Step 6: joins users and proxy connections, first come first served. */
@@ -128,6 +135,7 @@ static void on_user_done(void *owner, const struct relay_report *user)
 {
     struct server *server = owner;
 
+    server->served++;
     server->up += user->up;
     server->down += user->down;
     relay_say_done("user", user);
@@ -152,13 +160,16 @@ static void on_client_gone(void *owner, const char *why)
     waitlist_clear(&server->proxies);
 }
 
-/* A proxy connection may get lost on its way here. So if none came since the last ping, ask again for those
- * who wait. */
+/* Proxy connections may get lost on their way here: as many as were missing all the time since the last ping.
+ * They are asked for again. */
 static void repeat_requests(struct server *server)
 {
-    if (!server->proxy_came && server->to_ask == 0)
-        request_proxies(server, server->users.count);
-    server->proxy_came = false;
+    int missing = missing_proxies(server);
+    int lost = missing < server->least_missing ? missing : server->least_missing;
+
+    server->least_missing = missing;
+    if (lost > 0)
+        request_proxies(server, lost);
 }
 
 /* ping -> pong */
@@ -187,7 +198,7 @@ static void welcome(struct server *server, int fd)
         return;
     }
     server->has_client = true;
-    server->proxy_came = true;
+    server->least_missing = 0;
     server->client.on_room = ask_for_proxies;
     line_send(&server->client, "welcome %s", server->token);
     say("step 2: client opened the control connection from %s", sock_peer(fd).text);
@@ -229,7 +240,8 @@ static void on_proxy_line(void *owner, int fd, const char *line)
         complain("lost a proxy connection: %s", errno_text());
         close(fd);
     } else {
-        server->proxy_came = true;
+        if (missing_proxies(server) < server->least_missing)
+            server->least_missing = missing_proxies(server);
         match(server);
         /* Users who left while they waited leave theirs behind: keep some of those, too. */
         while (server->proxies.count > server->options.spares + SURPLUS_MAX)
@@ -294,6 +306,10 @@ static int open_server(struct server *server)
                       server) != 0)
         return -1;
     server->public.may_accept = has_room_for_user;
+    if (options->spares > loop_capacity(server->loop) / 4) { /* users need descriptors, too */
+        options->spares = loop_capacity(server->loop) / 4;
+        complain("there are descriptors for %d spare proxy connections only", options->spares);
+    }
     /* What this port accepts inherits it: spares get old. */
     sock_keepalive(server->proxy.watch.fd, options->heartbeat_ms);
     loop_on_stop(server->loop, on_stop, server);
@@ -327,7 +343,7 @@ int main(int argc, char **argv)
     status = open_server(&server) == 0 ? loop_run(server.loop) : 1;
     close_server(&server);
     if (status == 0)
-        say("stopped: users served: %u, %s up, %s down", server.users_so_far, size_text(server.up).text,
+        say("stopped: users served: %u, %s up, %s down", server.served, size_text(server.up).text,
             size_text(server.down).text);
     return status;
 }

@@ -443,6 +443,26 @@ void test_a_request_that_the_last_client_did_not_take_is_not_made_to_the_next(vo
     expect_pong(&client);
 }
 
+/* The network may lose it, after the client has opened it. */
+void test_a_proxy_connection_that_never_comes_is_asked_for_again(void)
+{
+    struct server server = start_server("--wait 60");
+    struct peer client = open_control(&server);
+    struct peer first = open_public(&server, &client, "the first user");
+
+    expect_pong(&client); /* it may still come */
+    struct peer second = open_public(&server, &client, "the second user");
+    struct peer proxy = open_proxy(&server, "the second one's proxy connection");
+    expect_joined(&first, &proxy); /* and what comes meanwhile does not hide it */
+    say(&client, "ping\n");
+    expect_line(&client, "pong");
+    expect_line(&client, "create_proxy");
+    struct peer again = open_proxy(&server, "the next proxy connection");
+    expect_joined(&second, &again);
+    expect_pong(&client);
+    expect_pong(&client);
+}
+
 void test_waiting_costs_no_processor_time(void)
 {
     struct server server = start_server("");

@@ -21,7 +21,7 @@ enum { TIME_OUT_MS = 5000 };
 /* ---- a name service of the test's own: every name that is not an address has these ---- */
 
 static const char *known[16];
-static int lookups;
+static int lookups, lookup_takes_ms;
 
 static struct addrinfo *answer(const char *address, int port, struct addrinfo *next)
 {
@@ -52,6 +52,7 @@ int getaddrinfo(const char *host, const char *service, const struct addrinfo *hi
     (void)hints;
     *found = NULL;
     lookups++;
+    take_time(lookup_takes_ms);
     if (inet_pton(AF_INET, host, bytes) == 1 || inet_pton(AF_INET6, host, bytes) == 1)
         *found = answer(host, port, NULL);
     else
@@ -115,7 +116,7 @@ static int begin(void **state)
     int status = unit_begin(state);
 
     memset(known, 0, sizeof known);
-    lookups = own_port = dialed = 0;
+    lookups = lookup_takes_ms = own_port = dialed = 0;
     dials_again = false;
     dialed_fd = -1;
     dial = (struct dial){0};
@@ -460,6 +461,55 @@ static void test_the_next_dial_begins_with_the_address_that_answered(void **stat
     close(listening);
 }
 
+static int second_fd;
+
+static void on_second_dialed(void *owner, int fd)
+{
+    (void)owner;
+    second_fd = fd;
+}
+
+static void test_two_dials_at_once_do_not_disturb_each_other(void **state)
+{
+    struct silent silent = silent_at("127.0.0.1");
+    int listening = listening_on("127.0.0.2", held.port, 5);
+    struct dial second;
+
+    (void)state;
+    known[0] = "127.0.0.1";
+    known[1] = "127.0.0.2";
+    start("home.example", held.port);
+    expect_rest();
+    later(1000);
+    second_fd = -2; /* not dialed */
+    dial_start(&second, loop, &target, on_second_dialed, NULL);
+    expect_rest();
+    later(TIME_OUT_MS - 1000);
+    expect_connected("127.0.0.2");
+    later(1000);
+    eventually(second_fd != -2);
+    assert_true(second_fd >= 0);
+    close(second_fd);
+    silent_close(silent);
+    close(listening);
+}
+
+static void test_the_time_that_the_look_up_takes_is_not_the_hosts(void **state)
+{
+    struct silent silent = silent_at("127.0.0.1");
+
+    (void)state;
+    known[0] = "127.0.0.1";
+    lookup_takes_ms = TIME_OUT_MS + 1000;
+    start("home.example", held.port);
+    eventually(attempts == 1);
+    expect_rest();
+    assert_int_equal(dialed, 0);
+    later(TIME_OUT_MS);
+    expect_failed(ETIMEDOUT);
+    silent_close(silent);
+}
+
 static void test_when_that_one_fails_the_others_are_tried(void **state)
 {
     int listening = listening_on("127.0.0.2", held.port, 5);
@@ -641,6 +691,8 @@ int main(void)
         DIAL(test_one_that_cannot_even_be_tried_is_passed_over),
         DIAL(test_after_a_time_out_the_next_address_is_tried),
         DIAL(test_the_next_dial_begins_with_the_address_that_answered),
+        DIAL(test_two_dials_at_once_do_not_disturb_each_other),
+        DIAL(test_the_time_that_the_look_up_takes_is_not_the_hosts),
         DIAL(test_when_that_one_fails_the_others_are_tried),
         DIAL(test_when_all_addresses_failed_the_next_dial_looks_the_name_up_again),
         DIAL(test_more_addresses_than_can_be_kept_are_left_out),

@@ -248,6 +248,12 @@ static void test_where_descriptors_are_scarce_there_are_fewer_of_them(void **sta
     assert_in_range(with_descriptors(100, most_with_few_descriptors), 1, 25);
 }
 
+static void test_with_hardly_any_descriptors_there_is_still_one(void **state)
+{
+    (void)state;
+    assert_int_equal(with_descriptors(12, most_with_few_descriptors), 1);
+}
+
 static void test_there_are_never_more_than_newcomers_max(void **state)
 {
     (void)state;
@@ -271,6 +277,7 @@ int main(void)
         NEWCOMERS(test_clearing_closes_all),
         NEWCOMERS(test_what_cannot_be_watched_is_closed_and_logged),
         NEWCOMERS(test_where_descriptors_are_scarce_there_are_fewer_of_them),
+        NEWCOMERS(test_with_hardly_any_descriptors_there_is_still_one),
         NEWCOMERS(test_there_are_never_more_than_newcomers_max),
     };
 

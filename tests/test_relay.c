@@ -634,6 +634,99 @@ static void test_a_slow_reader_gets_all_that_came_before_the_reset(void **state)
     close(pair.right);
 }
 
+/* How often the kernel was asked for the bytes under way: ioctl(2), SIOCOUTQ. */
+static int times_asked;
+
+int ioctl(int fd, unsigned long request, ...)
+{
+    va_list arguments;
+
+    va_start(arguments, request);
+    void *argument = va_arg(arguments, void *);
+    va_end(arguments);
+    times_asked++;
+    return (int)syscall(SYS_ioctl, fd, request, argument);
+}
+
+/* How often, in a second, each of these is looked at that deliver the last bytes to somebody who does not read. */
+static int looks_at_each_of(int count)
+{
+    struct joined pairs[50];
+
+    for (int i = 0; i < count; i++) {
+        pairs[i] = narrow(join(1));
+        struct flow flow = stuff(pairs[i].left, pairs[i].right);
+        reset(flow.from);
+    }
+    expect_rest();
+    times_asked = 0;
+    for (int i = 0; i < 100; i++)
+        later(10);
+    int times = times_asked / count;
+    for (int i = 0; i < count; i++)
+        reset(pairs[i].right);
+    eventually(relays.count == 0);
+    return times;
+}
+
+static void test_of_many_such_peers_each_is_looked_at_less_often(void **state)
+{
+    (void)state;
+    int alone = looks_at_each_of(1);
+    assert_in_range(looks_at_each_of(50), alone / 4, alone * 2 / 3);
+}
+
+/* ---- urgent data ---- */
+
+static void send_urgent(int fd)
+{
+    assert_int_equal(send(fd, "!", 1, MSG_OOB), 1);
+}
+
+static void test_an_urgent_byte_is_a_byte_like_the_others(void **state)
+{
+    struct joined pair = join(1);
+
+    (void)state;
+    tell(pair.left, "before");
+    send_urgent(pair.left);
+    tell(pair.left, "after");
+    finish(pair.left);
+    expect_text(pair.right, "before!after");
+    expect_end(pair.right);
+    expect_rest();
+    leave(pair);
+}
+
+/* All is there at the first turn, so that splice(2) meets a mark with bytes behind it. */
+static void test_an_urgent_byte_amid_many_holds_nothing_up(void **state)
+{
+    static char bytes[4 * 4097], came[sizeof bytes];
+    struct pair left = pair_open(), right = pair_open();
+    size_t count = 0;
+
+    (void)state;
+    memset(bytes, 'x', sizeof bytes);
+    for (size_t at = 0; at < sizeof bytes; at += 4097) {
+        tell_bytes(left.peer, bytes + at, 4096);
+        bytes[at + 4096] = '!';
+        send_urgent(left.peer);
+    }
+    eventually(sock_unacknowledged(left.peer) == 0);
+    assert_int_equal(relay_join(&relays, left.ours, right.ours, 1), 0);
+    for (ssize_t more; count < sizeof came; count += (size_t)more) {
+        expect_rest(); /* nor does it spin */
+        more = recv(right.peer, came + count, sizeof came - count, 0);
+        assert_true(more > 0);
+    }
+    assert_memory_equal(came, bytes, sizeof bytes);
+    finish(left.peer);
+    finish(right.peer);
+    eventually(reports == 1);
+    close(left.peer);
+    close(right.peer);
+}
+
 /* ---- fairness ---- */
 
 static void test_a_turn_moves_at_most_one_mebibyte_in_each_direction(void **state)
@@ -859,7 +952,7 @@ static void test_when_a_crowd_has_left_its_memory_is_given_back(void **state)
     assert_int_equal(trims, 1);
 }
 
-static void test_closing_all_closes_both_ends_of_each_without_a_report(void **state)
+static void test_closing_all_resets_both_ends_of_each_without_a_report(void **state)
 {
     struct joined idle = join(1), stuck = narrow(join(2)), leaving = join(3);
 
@@ -871,8 +964,8 @@ static void test_closing_all_closes_both_ends_of_each_without_a_report(void **st
     relays_close(&relays);
     assert_int_equal(relays.count, 0);
     assert_int_equal(relays.open_pipes, 0);
-    expect_end(idle.left);
-    expect_end(idle.right);
+    expect_reset(idle.left); /* it was no orderly end: what was under way may be half a file */
+    expect_reset(idle.right);
     assert_true(is_closed(stuck.inner_left) && is_closed(leaving.inner_right));
     later(1000);
     assert_int_equal(reports, 0);
@@ -988,6 +1081,9 @@ int main(void)
         RELAY_BOTH_WAYS(test_so_does_an_early_answer_from_left_to_right),
         RELAY_BOTH_WAYS(test_a_peer_that_never_takes_the_rest_is_given_up_after_a_minute),
         RELAY_BOTH_WAYS(test_a_slow_reader_gets_all_that_came_before_the_reset),
+        RELAY(test_of_many_such_peers_each_is_looked_at_less_often),
+        RELAY_BOTH_WAYS(test_an_urgent_byte_is_a_byte_like_the_others),
+        RELAY_BOTH_WAYS(test_an_urgent_byte_amid_many_holds_nothing_up),
         RELAY(test_a_turn_moves_at_most_one_mebibyte_in_each_direction),
         RELAY_BOTH_WAYS(test_a_small_message_does_not_wait_behind_a_flood),
         RELAY(test_an_idle_pair_costs_its_two_descriptors_and_no_pipe),
@@ -1001,7 +1097,7 @@ int main(void)
         RELAY(test_a_report_reads_well_in_the_log),
         RELAY(test_relays_count_their_pairs),
         RELAY(test_when_a_crowd_has_left_its_memory_is_given_back),
-        RELAY_BOTH_WAYS(test_closing_all_closes_both_ends_of_each_without_a_report),
+        RELAY_BOTH_WAYS(test_closing_all_resets_both_ends_of_each_without_a_report),
         RELAY(test_what_cannot_be_joined_is_closed_and_logged),
         RELAY_BOTH_WAYS(test_an_echo_returns_what_it_hears_then_the_end),
         RELAY_BOTH_WAYS(test_an_echo_that_nobody_reads_waits_without_cost),

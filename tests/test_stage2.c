@@ -159,6 +159,7 @@ int main(int argc, char **argv)
         SPEC(test_users_that_come_while_no_client_is_there_are_served_when_it_comes),
         SPEC(test_users_that_wait_when_the_client_is_lost_are_served_when_it_is_back),
         SLOW_SPEC(test_no_request_is_lost_when_the_client_does_not_read),
+        SPEC(test_a_proxy_connection_that_never_comes_is_asked_for_again),
         SLOW_SPEC(test_a_request_that_the_last_client_did_not_take_is_not_made_to_the_next),
         SPEC(test_the_proxy_line_may_come_byte_by_byte),
         SPEC(test_bytes_right_behind_the_proxy_line_are_for_the_user),

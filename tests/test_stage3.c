@@ -264,6 +264,40 @@ static void test_a_spare_that_dies_is_replaced(void)
     exchange(&user, &spares[2], 1000, 1000);
 }
 
+static void test_a_spare_that_never_comes_is_asked_for_again(void)
+{
+    struct server server = start_server_with_spares(2);
+    struct peer client = open_control(&server);
+
+    expect_requests(&client, 2);
+    expect_pong(&client); /* they may still come */
+    struct peer spare = open_proxy(&server, "the spare");
+    await_proxy_turn(&server);
+    say(&client, "ping\n");
+    expect_line(&client, "pong");
+    expect_line(&client, "create_proxy");
+    struct peer user = dial("the user", server.program, server.public_port);
+    expect_line(&spare, "start");
+    exchange(&user, &spare, 1000, 1000);
+}
+
+static void test_spares_leave_descriptors_for_users(void)
+{
+    struct program *program = run_limited(64, 64, "server", "-c 0 -u 0 -x 0 --spares 1000");
+    struct server server = {.program = program,
+                            .control_port = port_for(program, "the client"),
+                            .public_port = port_for(program, "users"),
+                            .proxy_port = port_for(program, "proxy connections")};
+    struct peer client = open_control(&server);
+
+    expect_line(&client, "create_proxy");
+    struct peer spare = open_proxy(&server, "the spare");
+    struct peer user = dial("the user", program, server.public_port);
+    expect_line(&spare, "start");
+    exchange(&user, &spare, 1000, 1000);
+    expect_log(program, "descriptors for", "a line that says for how many there are");
+}
+
 static void test_a_spare_waits_longer_than_a_user(void)
 {
     struct server server = start_server("--spares 1 --wait 0.2");
@@ -777,6 +811,8 @@ int main(int argc, char **argv)
         SPEC(test_the_server_asks_for_its_spares_and_for_all_who_wait),
         SPEC(test_a_user_gets_a_spare_at_once_and_the_spare_is_replaced),
         SPEC(test_a_spare_that_dies_is_replaced),
+        SPEC(test_a_spare_that_never_comes_is_asked_for_again),
+        SPEC(test_spares_leave_descriptors_for_users),
         SPEC(test_a_user_that_meets_a_spare_as_it_dies_gets_another),
         SLOW_SPEC(test_a_spare_waits_longer_than_a_user),
         SPEC(test_what_a_user_says_while_it_waits_is_not_lost),
@@ -786,6 +822,7 @@ int main(int argc, char **argv)
         SPEC(test_users_that_come_while_no_client_is_there_are_served_when_it_comes),
         SPEC(test_users_that_wait_when_the_client_is_lost_are_served_when_it_is_back),
         SLOW_SPEC(test_no_request_is_lost_when_the_client_does_not_read),
+        SPEC(test_a_proxy_connection_that_never_comes_is_asked_for_again),
         SLOW_SPEC(test_a_request_that_the_last_client_did_not_take_is_not_made_to_the_next),
         SPEC(test_the_proxy_line_may_come_byte_by_byte),
         SPEC(test_a_wrong_token_never_meets_a_user),

@@ -182,10 +182,15 @@ void unit_rest(const char *file, int line)
     unit.turn_ms = TURN_MS;
 }
 
+void take_time(int ms)
+{
+    unit.ahead_ms += ms;
+}
+
 void later(int ms)
 {
     unit_expect("later", __FILE__, __LINE__);
-    unit.ahead_ms += ms;
+    take_time(ms);
     unit.clock_was_moved = true;
     unit_turn();
 }

@@ -51,6 +51,8 @@ void unit_rest(const char *file, int line);
 
 /* Makes it ms milliseconds later, then lets the loop do what is due. */
 void later(int ms);
+/* Makes it later in the midst of a turn, as something does that blocks. */
+void take_time(int ms);
 
 /* A connection over loopback: ours, set up as the module's would be, and the peer's end. Neither blocks. */
 struct pair {

@@ -2,6 +2,7 @@
 import asyncio
 import os
 import random
+import signal
 import statistics
 import struct
 import sys
@@ -99,15 +100,15 @@ class Memory:
             file.write(struct.pack("=I", per_thousand))
 
 
-async def without_memory(case, per_thousand, who):
+async def without_memory(case, stage, per_thousand, who):
     with tempfile.TemporaryDirectory(prefix="ngrokmm-faults-") as folder:
         build_shim(folder, f"{HERE}/malloc-shim.c")
         server_memory, client_memory = Memory(folder, "server"), Memory(folder, "client")
-        app = case.app(echo)
+        app_port = case.app(echo).port if stage == "stage3-local" else None  # the client of stage 2 echoes itself
         # Sanitizers bring a malloc of their own, and want to be loaded first.
         check("sanitize" not in os.environ.get("OUT", ""), "the shim does not go with sanitizers")
-        server = await case.server("--wait", "1", "--heartbeat", "0.3", environment=server_memory.environment)
-        client = await case.client(server, app.port, "--heartbeat", "0.3", environment=client_memory.environment)
+        server = await case.server("--wait", "1", "--heartbeat", "0.3", stage=stage, environment=server_memory.environment)
+        client = await case.client(server, app_port, "--heartbeat", "0.3", stage=stage, environment=client_memory.environment)
         lasting = [await case.user(server) for _ in range(5)]
         for user in lasting:
             await user.send(b"lasting")
@@ -144,25 +145,35 @@ async def without_memory(case, per_thousand, who):
                 check(time.monotonic() - began < 5, "no full service within 5 s of there being memory again")
         for _ in range(20):
             await request(server)
+        for user in lasting:
+            user.end()
+            check(await user.receive_all() == b"", "more came back than was sent")
+        for one in client, server:
+            one.signal(signal.SIGTERM)
+            check(await one.ended(5) == 0, f"afterwards, {one.name} did not stop in good order")
         return served, lost, complaint.string
 
 
-@scenario("server: each malloc fails with a probability of 20 %, then all of them")
+@scenario("server of stage 2, of stage 3: each malloc fails with a probability of 20 %, then all of them", seconds=90)
 async def server_without_memory(case):
     await memory_scenario(case, "server")
 
 
-@scenario("client: each malloc fails with a probability of 20 %, then all of them")
+@scenario("client of stage 2, of stage 3: each malloc fails with a probability of 20 %, then all of them", seconds=90)
 async def client_without_memory(case):
     await memory_scenario(case, "client")
 
 
 async def memory_scenario(case, who):
-    served, lost, _ = await without_memory(case, 200, who)
-    check(served > 20, f"only {served} of 200 users were served with 80 % of memory requests granted")
-    none_served, none_lost, _ = await without_memory(case, 1000, who)
-    case.result(served + lost + none_served + none_lost, "process lives, joined users go on, a line logged, full service "
-                "after", f"{lost} of 200 users (all mallocs failing: {none_lost} of {none_served + none_lost})")
+    users = lost = users_without_any = lost_without_any = 0
+    for stage in "stage2-proxy", "stage3-local":
+        served, failed, _ = await without_memory(case, stage, 200, who)
+        check(served > 20, f"{stage}: only {served} of 200 users were served with 80 % of memory requests granted")
+        users, lost = users + served + failed, lost + failed
+        served, failed, _ = await without_memory(case, stage, 1000, who)
+        users_without_any, lost_without_any = users_without_any + served + failed, lost_without_any + failed
+    case.result(users + users_without_any, "process lives, joined users go on, a line logged, full service after, exit 0",
+                f"{lost} of {users} users (all mallocs failing: {lost_without_any} of {users_without_any})")
 
 
 # ---- crowds ---------------------------------------------------------------------------------------

@@ -411,10 +411,12 @@ class Case:
                         for whom in ("the client", "users", "proxy connections")]
         return server
 
-    async def client(self, server, app_port, *options, host=LOCALHOST, welcome=True, **how):
+    async def client(self, server, app_port, *options, host=LOCALHOST, stage="stage3-local", welcome=True, **how):
+        """app_port: None before stage 3, whose client is the first that has a local app."""
         control, _, proxy = server.ports
-        client = await self.start("client", program("client"), "-c", str(control), "-x", str(proxy), *options,
-                                  str(app_port), host, **how)
+        app = [] if app_port is None else [str(app_port)]
+        client = await self.start("client", program("client", stage), "-c", str(control), "-x", str(proxy), *options,
+                                  *app, host, **how)
         if welcome:
             await client.line("step 2: opened the control connection")
         return client
