@@ -193,6 +193,7 @@ coverage:  ## which lines the tests reach (build/coverage/html)
 	@$(MAKE) COVERAGE=1 coverage-report
 
 coverage-report: test
+	@OUT=$(OUT) tests/faults/run without-memory
 	@tests/coverage.sh
 
 lint: build/page.inc  ## clang-format, clang-tidy, cppcheck, shellcheck
