@@ -298,6 +298,24 @@ static void test_spares_leave_descriptors_for_users(void)
     expect_log(program, "descriptors for", "a line that says for how many there are");
 }
 
+/* Left behind by users who did not wait for them, for example. */
+static void test_too_many_spares_are_closed_the_oldest_first(void)
+{
+    enum { TOO_MANY = 60 };
+    static struct peer spares[TOO_MANY];
+    struct server server = start_server_with_spares(1);
+    struct peer client = open_control(&server);
+
+    expect_requests(&client, 1);
+    for (int i = 0; i < TOO_MANY; i++) {
+        spares[i] = open_proxy(&server, "one spare of many");
+        await_proxy_turn(&server);
+    }
+    expect_closed(&spares[0], "it is one too many");
+    expect_pong(&client);
+    expect_nothing_yet(&spares[TOO_MANY - 1]);
+}
+
 static void test_a_spare_waits_longer_than_a_user(void)
 {
     struct server server = start_server("--spares 1 --wait 0.2");
@@ -813,6 +831,7 @@ int main(int argc, char **argv)
         SPEC(test_a_spare_that_dies_is_replaced),
         SPEC(test_a_spare_that_never_comes_is_asked_for_again),
         SPEC(test_spares_leave_descriptors_for_users),
+        SPEC(test_too_many_spares_are_closed_the_oldest_first),
         SPEC(test_a_user_that_meets_a_spare_as_it_dies_gets_another),
         SLOW_SPEC(test_a_spare_waits_longer_than_a_user),
         SPEC(test_what_a_user_says_while_it_waits_is_not_lost),
