@@ -51,10 +51,10 @@ class Terminal:
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # which Python ignores, and the shell would go on to
             os.closerange(3, 256)  # what make or a terminal left open: descriptors in the text begin with 3
             os.chdir(folder)
+            attributes = termios.tcgetattr(0)  # before the shell is there: it returns to what it finds, after each job
+            attributes[3] &= ~termios.ECHO
+            termios.tcsetattr(0, termios.TCSANOW, attributes)
             os.execve(shell, arguments, dict(environment, PS1=PROMPT, PS2="", TERM="dumb"))
-        attributes = termios.tcgetattr(self.fd)
-        attributes[3] &= ~termios.ECHO
-        termios.tcsetattr(self.fd, termios.TCSANOW, attributes)
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
         self.await_prompt()
 
