@@ -153,22 +153,22 @@ void test_the_server_drops_a_client_that_says_anything_but_ping(void)
 
 void test_the_server_drops_a_client_that_is_silent_for_three_heartbeats(void)
 {
-    struct server server = start_server("--heartbeat 0.2");
+    struct server server = start_server("--heartbeat 1");
     int64_t began = now_ms();
     struct peer client = open_control(&server);
 
     expect_closed(&client, "to be dropped after three heartbeats without a `ping`");
-    expect_later_than(server.program, began, 0.6, "three heartbeats' silence to end the control connection");
+    expect_later_than(server.program, began, 3, "three heartbeats' silence to end the control connection");
 
     began = now_ms();
     client = open_control(&server);
-    while (now_ms() - began < 300) /* half of the time */
+    while (now_ms() - began < 1500) /* half of the time */
         comes_within(&client, 0.05);
     int64_t pinged = now_ms();
     say(&client, "ping\n");
     expect_line(&client, "pong");
     expect_closed(&client, "to be dropped three heartbeats after the last `ping`");
-    expect_later_than(server.program, pinged, 0.6, "three heartbeats' silence to end the control connection");
+    expect_later_than(server.program, pinged, 3, "three heartbeats' silence to end the control connection");
 }
 
 void test_the_server_is_not_disturbed_by_strangers(void)
@@ -250,7 +250,7 @@ void test_the_client_says_hello_first_and_then_waits(void)
 
 void test_the_client_pings_once_in_a_heartbeat(void)
 {
-    struct client client = start_client("--heartbeat 0.3");
+    struct client client = start_client("--heartbeat 1");
 
     expect_hello(&client);
     int64_t began = now_ms();
@@ -258,12 +258,12 @@ void test_the_client_pings_once_in_a_heartbeat(void)
     for (int i = 0; i < 4; i++)
         answer_ping(&client);
     /* whether the first comes at once or after a heartbeat, the fourth comes three heartbeats later */
-    expect_later_than(client.program, began, 0.9, "the fourth `ping`, three heartbeats after the first,");
+    expect_later_than(client.program, began, 3, "the fourth `ping`, three heartbeats after the first,");
 }
 
 void test_the_client_understands_lines_in_pieces_and_together(void)
 {
-    struct client client = start_client("--heartbeat 0.5");
+    struct client client = start_client("--heartbeat 1");
 
     expect_hello(&client);
     if (stage == 1)
@@ -279,14 +279,14 @@ void test_the_client_understands_lines_in_pieces_and_together(void)
 
 void test_the_client_drops_a_server_that_is_silent_for_three_heartbeats(void)
 {
-    struct client client = start_client("--heartbeat 0.2");
+    struct client client = start_client("--heartbeat 1");
 
     expect_hello(&client);
     int64_t began = now_ms();
     welcome(&client, first_token);
     expect_closed_after_anything(&client.server,
                                  "to be dropped by the client after three heartbeats without a `pong`");
-    expect_later_than(client.program, began, 0.6, "three heartbeats' silence to end the control connection");
+    expect_later_than(client.program, began, 3, "three heartbeats' silence to end the control connection");
     expect_hello(&client);
 }
 
@@ -345,7 +345,7 @@ void test_the_client_comes_back_when_the_server_is_lost_right_after_welcome(void
 
 void test_the_client_comes_back_when_it_was_told_busy(void)
 {
-    struct client client = start_client("--heartbeat 0.5");
+    struct client client = start_client("--heartbeat 1");
 
     expect_hello(&client);
     say(&client.server, "busy\n");

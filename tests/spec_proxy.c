@@ -606,7 +606,7 @@ void test_the_client_lives_on_when_the_proxy_port_cannot_be_reached(void)
 {
     struct client client =
         start_client_at(open_door("the server's control port"), hold_port("the server's proxy port"),
-                        open_door("the local app"), "--heartbeat 0.5");
+                        open_door("the local app"), "--heartbeat 1");
 
     expect_hello(&client);
     welcome(&client, first_token);

@@ -28,7 +28,7 @@ static void test_the_client_echoes_what_comes_through_a_proxy_connection(void)
 
 static void test_the_client_says_nothing_but_the_proxy_line_by_itself(void)
 {
-    struct client client = start_welcome_client("--heartbeat 0.5");
+    struct client client = start_welcome_client("--heartbeat 1");
     struct peer proxy = ask_for_proxy(&client, first_token, "a proxy connection");
 
     for (int i = 0; i < 2; i++)
@@ -191,17 +191,17 @@ int main(int argc, char **argv)
         SLOW_SPEC(test_the_client_pings_once_in_a_heartbeat),
         SLOW_SPEC(test_the_client_understands_lines_in_pieces_and_together),
         SPEC(test_the_client_opens_a_proxy_connection_per_create_proxy),
-        SPEC(test_the_client_says_nothing_but_the_proxy_line_by_itself),
+        SLOW_SPEC(test_the_client_says_nothing_but_the_proxy_line_by_itself),
         SPEC(test_the_client_echoes_what_comes_through_a_proxy_connection),
         SPEC(test_the_client_lives_on_when_a_proxy_connection_is_lost),
-        SPEC(test_the_client_lives_on_when_the_proxy_port_cannot_be_reached),
+        SLOW_SPEC(test_the_client_lives_on_when_the_proxy_port_cannot_be_reached),
         SLOW_SPEC(test_the_client_drops_a_server_that_is_silent_for_three_heartbeats),
         SLOW_SPEC(test_the_client_comes_back_half_a_second_after_any_loss),
         SPEC(test_the_client_uses_the_token_of_its_newest_welcome),
         SPEC(test_the_client_echoes_on_when_the_control_connection_is_lost),
         SPEC(test_the_client_opens_what_the_new_session_asks_for_while_the_old_is_still_dialed),
         SPEC(test_the_client_comes_back_when_the_server_is_lost_right_after_welcome),
-        SPEC(test_the_client_comes_back_when_it_was_told_busy),
+        SLOW_SPEC(test_the_client_comes_back_when_it_was_told_busy),
         SLOW_SPEC(test_the_client_waits_longer_after_each_failure_until_a_welcome),
         SPEC(test_the_client_keeps_trying_while_no_server_is_there),
         SPEC(test_the_client_tries_every_address_of_a_name),
