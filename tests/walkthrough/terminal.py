@@ -12,7 +12,7 @@ import time
 
 PROMPT = "\x02prompt\x03"
 KEYS = {"^C": b"\x03", "^Z": b"\x1a"}
-DEADLINE = 15  # seconds, for whatever is awaited
+DEADLINE = 60  # seconds, for whatever is awaited
 
 
 class Mismatch(Exception):
@@ -48,7 +48,9 @@ class Terminal:
         arguments = [shell, "--norc", "--noprofile", "--noediting", "-i"] if "bash" in shell else [shell, "-i"]
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # which Python ignores, and the shell would go on to
+            # Python ignores the first, whoever runs this in the background the others; the shell would go on to.
+            for ignored in signal.SIGPIPE, signal.SIGINT, signal.SIGQUIT:
+                signal.signal(ignored, signal.SIG_DFL)
             os.closerange(3, 256)  # what make or a terminal left open: descriptors in the text begin with 3
             os.chdir(folder)
             attributes = termios.tcgetattr(0)  # before the shell is there: it returns to what it finds, after each job
