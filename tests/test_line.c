@@ -437,7 +437,10 @@ static size_t fill_room(struct listener *listener)
 {
     static const char bytes[65536];
     size_t sum = 0;
+    int room = 100000; /* asked for, it grows no more: tcp(7) */
 
+    setsockopt(listener->conn.watch.fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
+    setsockopt(listener->peer, SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
     for (ssize_t before = -1; before != (ssize_t)sum;) {
         ssize_t count;
 

@@ -261,6 +261,8 @@ def run_block(block, terminals, new_terminal):
                 terminal.press(line)
             else:
                 terminal.expect(line)
+        if block.lines and block.lines[-1] in KEYS:
+            terminal.await_prompt()  # then the program is over, or stopped
     except Mismatch as mismatch:
         fail(at, str(mismatch))
         return False
