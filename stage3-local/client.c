@@ -30,7 +30,8 @@ struct client {
 
     char token[TOKEN_SIZE];   /* names the session with the server */
     struct target proxy_port; /* of the same server */
-    int owed; /* proxy connections that the server has asked for and that are still to be opened */
+    int owed;         /* proxy connections that the server has asked for and that are still to be opened */
+    int asked_lately; /* for so many, since the last pong */
     struct timer try_again; /* until then, after one could not be opened */
     struct link proxies;    /* those that are not joined yet */
     struct link started;    /* nor those, but their user is there and waits for the local app */
@@ -184,7 +185,9 @@ static void on_create_proxy(struct client *client)
 {
     say("step 4: the server asks for a proxy connection");
     client->owed++;
-    open_proxies(client);
+    client->asked_lately++;
+    if (!timer_is_running(&client->try_again))
+        open_proxies(client);
 }
 
 static void on_user_done(void *owner, const struct relay_report *user)
@@ -240,6 +243,10 @@ static void on_pong(struct client *client)
 {
     client->pongs++;
     say_more("pong %d", client->pongs);
+    /* Along with its pongs, the server asks again for what it misses: only what is newer is still owed. */
+    if (client->owed > client->asked_lately)
+        client->owed = client->asked_lately;
+    client->asked_lately = 0;
 }
 
 /* To come back with the same secret would be of no use. */

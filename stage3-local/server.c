@@ -30,7 +30,8 @@ struct server {
     struct waitlist proxies; /* waiting for a user */
     struct relays relays;    /* users and proxy connections that are joined */
     int to_ask;              /* proxy connections that the client is still to be asked for */
-    int least_missing;       /* of the proxy connections asked for, since the client's last ping */
+    int least_missing;       /* of the proxy connections asked for, since the last look at it */
+    uint64_t looked_ms;      /* the time of that */
     unsigned users_so_far;
 
     unsigned served;   /* users who are done */
@@ -160,13 +161,17 @@ static void on_client_gone(void *owner, const char *why)
     waitlist_clear(&server->proxies);
 }
 
-/* Proxy connections may get lost on their way here: as many as were missing all the time since the last ping.
+/* Proxy connections may get lost on their way here: as many as were missing all the time since the last look.
  * They are asked for again. */
 static void repeat_requests(struct server *server)
 {
+    uint64_t now_ms = loop_now_ms(server->loop);
     int missing = missing_proxies(server);
     int lost = missing < server->least_missing ? missing : server->least_missing;
 
+    if (now_ms < server->looked_ms + (uint64_t)server->options.heartbeat_ms / 2)
+        return; /* whoever floods us with pings is not flooded with requests */
+    server->looked_ms = now_ms;
     server->least_missing = missing;
     if (lost > 0)
         request_proxies(server, lost);

@@ -82,6 +82,12 @@ void await_proxy_turn(struct server *server)
     knock(server, server->proxy_port);
 }
 
+void await_next_look(struct peer *client)
+{
+    if (comes_within(client, 1.1))
+        expect_nothing_yet(client);
+}
+
 struct peer open_public(struct server *server, struct peer *client, const char *name)
 {
     struct peer user = dial(name, server->program, server->public_port);

@@ -38,6 +38,8 @@ void await_proxy_turn(struct server *server); /* of one at the proxy port */
 struct peer open_public(struct server *server, struct peer *client, const char *name);
 /* Opens a proxy connection: `proxy TOKEN`. */
 struct peer open_proxy(struct server *server, const char *name);
+/* A server with `--heartbeat 2` looks, when there is a ping, for proxy connections that got lost: once a second at most. */
+void await_next_look(struct peer *client);
 /* The proxy connection is joined to a user now; in stage 3 `start` says so. */
 void expect_start(struct peer *proxy);
 

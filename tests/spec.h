@@ -97,6 +97,7 @@ void test_a_user_is_logged_with_number_address_bytes_and_time(void);
 void test_the_client_opens_a_proxy_connection_per_create_proxy(void);
 void test_the_client_uses_the_token_of_its_newest_welcome(void);
 void test_the_client_lives_on_when_the_proxy_port_cannot_be_reached(void);
+void test_the_client_does_not_pile_up_what_it_could_not_open(void);
 void test_the_six_steps_are_logged_with_their_numbers(void);
 
 #endif

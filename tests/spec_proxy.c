@@ -446,7 +446,7 @@ void test_a_request_that_the_last_client_did_not_take_is_not_made_to_the_next(vo
 /* The network may lose it, after the client has opened it. */
 void test_a_proxy_connection_that_never_comes_is_asked_for_again(void)
 {
-    struct server server = start_server("--wait 60");
+    struct server server = start_server("--wait 60 --heartbeat 2");
     struct peer client = open_control(&server);
     struct peer first = open_public(&server, &client, "the first user");
 
@@ -454,12 +454,15 @@ void test_a_proxy_connection_that_never_comes_is_asked_for_again(void)
     struct peer second = open_public(&server, &client, "the second user");
     struct peer proxy = open_proxy(&server, "the second one's proxy connection");
     expect_joined(&first, &proxy); /* and what comes meanwhile does not hide it */
+    await_next_look(&client);
     say(&client, "ping\n");
     expect_line(&client, "pong");
     expect_line(&client, "create_proxy");
+    say(&client, "ping\nping\nping\n");
+    for (int i = 0; i < 3; i++)
+        expect_line(&client, "pong"); /* a flood of pings does not lead to one of requests */
     struct peer again = open_proxy(&server, "the next proxy connection");
     expect_joined(&second, &again);
-    expect_pong(&client);
     expect_pong(&client);
 }
 
@@ -615,6 +618,29 @@ void test_the_client_lives_on_when_the_proxy_port_cannot_be_reached(void)
         answer_ping(&client);
     open_it(&client.proxy);
     ask_for_proxy(&client, first_token, "a proxy connection");
+}
+
+/* The server asks again for what it misses; whoever remembered all of it would owe more and more. */
+void test_the_client_does_not_pile_up_what_it_could_not_open(void)
+{
+    struct client client =
+        start_client_at(open_door("the server's control port"), hold_port("the server's proxy port"),
+                        open_door("the local app"), "--heartbeat 1");
+
+    expect_hello(&client);
+    welcome(&client, first_token);
+    for (int i = 0; i < 3; i++) {
+        for (int j = 0; j < 100; j++)
+            say(&client.server, "create_proxy\n");
+        answer_ping(&client);
+    }
+    answer_ping(&client); /* the last hundred are to be had for one more heartbeat */
+    answer_ping(&client);
+    open_it(&client.proxy);
+    say(&client.server, "create_proxy\n");
+    expect_caller(&client.proxy, "the one proxy connection");
+    answer_ping(&client);
+    expect_no_caller_yet(&client.proxy);
 }
 
 /* ---- both ---- */

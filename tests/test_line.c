@@ -2,9 +2,11 @@
 #include "unit.h"
 
 #include <errno.h>
+#include <linux/sockios.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -432,6 +434,15 @@ static void test_too_long_a_line_is_not_sent(void **state)
     hush(listener);
 }
 
+/* FIONREAD: bytes that have come and that nobody has taken. SIOCOUTQ: those sent and not acknowledged. tcp(7) */
+static size_t bytes_in_kernel(int fd, unsigned long which)
+{
+    int bytes = 0;
+
+    assert_int_equal(ioctl(fd, which, &bytes), 0);
+    return (size_t)bytes;
+}
+
 /* Fills the kernel's room for what is sent. Returns with how many bytes. */
 static size_t fill_room(struct listener *listener)
 {
@@ -447,7 +458,9 @@ static size_t fill_room(struct listener *listener)
         before = (ssize_t)sum;
         while ((count = send(listener->conn.watch.fd, bytes, sizeof bytes, MSG_NOSIGNAL)) > 0)
             sum += (size_t)count;
-        expect_rest();
+        eventually(bytes_in_kernel(listener->peer, FIONREAD) +
+                       bytes_in_kernel(listener->conn.watch.fd, SIOCOUTQ) ==
+                   sum);
     }
     return sum;
 }
