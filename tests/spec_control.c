@@ -250,7 +250,7 @@ void test_the_client_says_hello_first_and_then_waits(void)
 
 void test_the_client_pings_once_in_a_heartbeat(void)
 {
-    struct client client = start_client("--heartbeat 1");
+    struct client client = start_client("--heartbeat 1.2");
 
     expect_hello(&client);
     int64_t began = now_ms();
@@ -258,7 +258,7 @@ void test_the_client_pings_once_in_a_heartbeat(void)
     for (int i = 0; i < 4; i++)
         answer_ping(&client);
     /* whether the first comes at once or after a heartbeat, the fourth comes three heartbeats later */
-    expect_later_than(client.program, began, 3, "the fourth `ping`, three heartbeats after the first,");
+    expect_later_than(client.program, began, 3.6, "the fourth `ping`, three heartbeats after the first,");
 }
 
 void test_the_client_understands_lines_in_pieces_and_together(void)
