@@ -189,6 +189,16 @@ static struct server start_server_with_spares(int count)
     return start_server(options);
 }
 
+static struct server start_server_with_descriptors(int count, const char *options)
+{
+    struct program *program = run_limited(count, count, "server", "-c 0 -u 0 -x 0 %s", options);
+
+    return (struct server){.program = program,
+                           .control_port = port_for(program, "the client"),
+                           .public_port = port_for(program, "users"),
+                           .proxy_port = port_for(program, "proxy connections")};
+}
+
 static void expect_requests(struct peer *client, int count)
 {
     for (int i = 0; i < count; i++)
@@ -283,19 +293,15 @@ static void test_a_spare_that_never_comes_is_asked_for_again(void)
 
 static void test_spares_leave_descriptors_for_users(void)
 {
-    struct program *program = run_limited(64, 64, "server", "-c 0 -u 0 -x 0 --spares 1000");
-    struct server server = {.program = program,
-                            .control_port = port_for(program, "the client"),
-                            .public_port = port_for(program, "users"),
-                            .proxy_port = port_for(program, "proxy connections")};
+    struct server server = start_server_with_descriptors(64, "--spares 1000");
     struct peer client = open_control(&server);
 
     expect_line(&client, "create_proxy");
     struct peer spare = open_proxy(&server, "the spare");
-    struct peer user = dial("the user", program, server.public_port);
+    struct peer user = dial("the user", server.program, server.public_port);
     expect_line(&spare, "start");
     exchange(&user, &spare, 1000, 1000);
-    expect_log(program, "descriptors for", "a line that says for how many there are");
+    expect_log(server.program, "descriptors for", "a line that says for how many there are");
 }
 
 /* Left behind by users who did not wait for them, for example. */
@@ -336,15 +342,11 @@ static void test_more_users_than_descriptors_are_served_one_after_the_other(void
 {
     enum { USERS = 200 };
     static struct peer users[USERS];
-    struct program *program = run_limited(64, 64, "server", "-c 0 -u 0 -x 0 --spares 0 --wait 60");
-    struct server server = {.program = program,
-                            .control_port = port_for(program, "the client"),
-                            .public_port = port_for(program, "users"),
-                            .proxy_port = port_for(program, "proxy connections")};
+    struct server server = start_server_with_descriptors(64, "--spares 0 --wait 60");
     struct peer client = open_control(&server);
 
     for (int i = 0; i < USERS; i++)
-        users[i] = dial("one user of many", program, server.public_port);
+        users[i] = dial("one user of many", server.program, server.public_port);
     for (int i = 0; i < USERS; i++) {
         expect_line(&client, "create_proxy");
         struct peer proxy = open_proxy(&server, "the proxy connection");
