@@ -38,8 +38,8 @@ struct dial {
     struct watch watch;
     struct timer timer;
     struct target *target;
-    unsigned first; /* address that was tried */
-    unsigned tried; /* so many, so far */
+    unsigned first; /* the address that this dial began with */
+    unsigned tried; /* addresses so far */
     unsigned at;    /* the address being tried */
     int error;      /* the last one's errno */
     void (*on_dialed)(void *owner, int fd);

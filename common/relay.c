@@ -11,9 +11,10 @@
  * writing if the pump that feeds it is draining. So a sink that takes nothing stops its source, too.
  *
  * The bytes go through a kernel pipe with splice(2): pages change hands, nothing is copied into this process. A
- * pump borrows a pipe from the pool only while bytes are in flight, so an idle pair has just its two sockets. Two
+ * pump borrows a pipe from the pool only while bytes are in flight, so an idle pair has just its two sockets. Three
  * cases are copied after all: a few bytes, which cost less to copy than to pass on (it takes the end of a large
- * transfer, or a small one, to notice that they are few), and all of them where there is no descriptor for a pipe.
+ * transfer, or a small one, to notice that they are few); those at urgent data, where splice(2) stops; and all of
+ * them where there is no descriptor for a pipe.
  *
  * A broken end (reset, timed out) ends the pump that feeds it. The pump that it feeds goes on: what it
  * sent before is still there to be read. Then the other end is reset as well, but not before its kernel has
