@@ -109,16 +109,6 @@ static void finish(struct dial *dial, int error);
 static void on_connected(void *owner, unsigned ready);
 static void on_timeout(void *owner);
 
-/* Within one machine no line goes dead and no NAT forgets: the kernel knows both ends. */
-static bool is_loopback(const struct sockaddr_storage *address)
-{
-    const struct sockaddr_in *v4 = (const struct sockaddr_in *)address;
-    const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)address;
-
-    return address->ss_family == AF_INET6 ? IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr)
-                                          : ntohl(v4->sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
-}
-
 static int connect_to(struct dial *dial, const struct sockaddr_storage *address)
 {
     socklen_t size =
@@ -128,8 +118,8 @@ static int connect_to(struct dial *dial, const struct sockaddr_storage *address)
     dial->watch.fd = fd;
     if (fd < 0)
         return -1;
-    if (is_loopback(address))
-        sock_tune_local(fd);
+    if (sock_is_loopback((const struct sockaddr *)address))
+        sock_tune_local(fd); /* no line goes dead there, and no NAT forgets */
     else
         sock_tune(fd);
     int result = connect(fd, (const struct sockaddr *)address, size);

@@ -55,7 +55,7 @@ void sock_keepalive(int fd, int ms)
     set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 3);
 }
 
-void sock_tune_local(int fd)
+static void send_at_once(int fd)
 {
     /* Nagle's algorithm (RFC 896) holds small messages back to send fewer packets; whoever wrote into the
      * tunnel has made that choice already, and would wait twice. */
@@ -64,9 +64,29 @@ void sock_tune_local(int fd)
     set_option(fd, SOL_SOCKET, SO_OOBINLINE, 1);
 }
 
+bool sock_is_loopback(const struct sockaddr *address)
+{
+    const struct sockaddr_in *v4 = (const struct sockaddr_in *)address;
+    const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)address;
+
+    return address->sa_family == AF_INET6 ? IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr)
+                                          : ntohl(v4->sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+}
+
+void sock_tune_local(int fd)
+{
+    static const char plainest[] = "reno";
+
+    send_at_once(fd);
+    /* Congestion control (RFC 5681) finds out how much a line can carry, and shares it with others. Here is no
+     * line. BBR, which many systems have for the real ones, paces what is sent with a timer: half the speed of
+     * the plainest, which any program may choose (tcp(7), TCP_CONGESTION). */
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, plainest, sizeof plainest);
+}
+
 void sock_tune(int fd)
 {
-    sock_tune_local(fd);
+    send_at_once(fd);
     /* An idle connection: home routers may forget one after a few minutes of silence, some after 30 s. */
     sock_keepalive(fd, KEEPALIVE_MS);
     /* One with bytes under way sends no keepalives but repeats the bytes, with pauses growing to two
@@ -219,6 +239,8 @@ static int listening_socket(const struct addrinfo *address)
     /* A restarted server gets its port back although old connections still linger in TIME_WAIT (tcp(7)). */
     set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
     sock_tune(fd);
+    if (sock_is_loopback(address->ai_addr))
+        sock_tune_local(fd);
     if (bind(fd, address->ai_addr, address->ai_addrlen) == 0 && listen(fd, SOMAXCONN) == 0)
         return fd;
     int error = errno;

@@ -10,6 +10,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <sys/socket.h>
 
 #include "loop.h"
 
@@ -33,11 +34,14 @@ int listener_open(struct listener *listener, struct loop *loop, const char *addr
  * there is no room. */
 void listener_close(struct listener *listener);
 
-/* Sets the options that a connection within one machine needs, where nobody vanishes without a word. */
-void sock_tune_local(int fd);
 /* Sets all that this header's first lines promise. For listening sockets too: what they accept
  * inherits it. */
 void sock_tune(int fd);
+/* Sets what a connection within one machine needs: nobody vanishes without a word, and there is no line to be
+ * shared. On top of sock_tune, or instead. */
+void sock_tune_local(int fd);
+/* Whether this address, IPv4 or IPv6, is one of 127.0.0.0/8 or ::1. */
+bool sock_is_loopback(const struct sockaddr *address);
 /* Has the kernel ask the peer's for a sign of life after ms milliseconds of silence, rounded up to seconds,
  * and again and again; after three that were not answered the connection is broken. */
 void sock_keepalive(int fd, int ms);

@@ -258,6 +258,31 @@ static void test_what_it_accepts_is_set_up_for_a_tunnel(void **state)
     close(peer);
 }
 
+static void test_within_this_machine_nothing_is_paced(void **state)
+{
+    (void)state;
+    open_at("127.0.0.1");
+    int peer = visit("127.0.0.1");
+    assert_true(is_congestion_control(accepted[0], "reno"));
+    assert_int_equal(option_of(accepted[0], IPPROTO_TCP, TCP_NODELAY), 1);
+    close(peer);
+}
+
+static void test_for_all_others_congestion_control_is_what_the_system_says(void **state)
+{
+    char systems[16] = "";
+
+    (void)state;
+    FILE *file = fopen("/proc/sys/net/ipv4/tcp_congestion_control", "r");
+    assert_non_null(file);
+    assert_int_equal(fscanf(file, "%15s", systems), 1);
+    fclose(file);
+    open_at(NULL);
+    int peer = visit("127.0.0.1");
+    assert_true(is_congestion_control(accepted[0], systems));
+    close(peer);
+}
+
 static void test_many_that_come_at_once_are_all_accepted(void **state)
 {
     enum { MANY = 150 };
@@ -529,6 +554,8 @@ int main(void)
         SOCK(test_an_address_of_another_host_is_refused_and_the_log_says_why),
         SOCK(test_a_restarted_server_gets_its_port_back_at_once),
         SOCK(test_what_it_accepts_is_set_up_for_a_tunnel),
+        SOCK(test_within_this_machine_nothing_is_paced),
+        SOCK(test_for_all_others_congestion_control_is_what_the_system_says),
         SOCK(test_many_that_come_at_once_are_all_accepted),
         SOCK(test_without_descriptors_visitors_wait_and_are_let_in_when_there_are_some),
         SOCK(test_whom_may_accept_turns_down_waits_outside_at_no_cost),

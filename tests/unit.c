@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -238,6 +239,15 @@ int option_of(int fd, int level, int name)
 
     assert_int_equal(getsockopt(fd, level, name, &value, &size), 0);
     return value;
+}
+
+bool is_congestion_control(int fd, const char *name)
+{
+    char own[16] = "";
+    socklen_t size = sizeof own - 1;
+
+    assert_int_equal(getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, own, &size), 0);
+    return strcmp(own, name) == 0;
 }
 
 int port_of(int fd)
