@@ -511,7 +511,7 @@ void test_the_soft_limit_on_descriptors_is_raised(void)
 {
     enum { USERS = 60 };
     struct program *program =
-        run_limited(24, 512, "server", "-c 0 -u 0 -x 0%s", stage == 3 ? " --spares 0" : "");
+        run_limited(24, 512, "server", "-c 0 -u 0 -x 0 --heartbeat 60%s", stage == 3 ? " --spares 0" : "");
     struct server server = {.program = program,
                             .control_port = port_for(program, "the client"),
                             .public_port = port_for(program, "users"),

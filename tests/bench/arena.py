@@ -634,6 +634,8 @@ def about(tunnels):
             ("load tools", ", ".join((output("iperf3", "--version").splitlines()[0].split(" (")[0],
                                       " ".join(output("wrk", "-v").split()[:2]).replace("debian/", ""),
                                       output("nginx", "-v").strip().replace("nginx version: ", "")))),
+            ("congestion control", Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
+             + "; ngrok-- takes reno within one machine"),
             ("descriptors allowed", str(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))]
     for tunnel in tunnels:
         if tunnel.missing():
