@@ -93,7 +93,7 @@ static struct program *run_client(struct server *server)
 static void test_client_and_server_together_return_what_a_user_said(void)
 {
     enum { USERS = 40 };
-    struct server server = start_server("");
+    struct server server = start_server("--wait 60");
     struct peer users[USERS];
 
     for (int i = 0; i < USERS; i++) {

@@ -309,7 +309,7 @@ static void test_too_many_spares_are_closed_the_oldest_first(void)
 {
     enum { TOO_MANY = 60 };
     static struct peer spares[TOO_MANY];
-    struct server server = start_server_with_spares(1);
+    struct server server = start_server("--spares 1 --heartbeat 60");
     struct peer client = open_control(&server);
 
     expect_requests(&client, 1);
@@ -342,7 +342,7 @@ static void test_more_users_than_descriptors_are_served_one_after_the_other(void
 {
     enum { USERS = 200 };
     static struct peer users[USERS];
-    struct server server = start_server_with_descriptors(64, "--spares 0 --wait 60");
+    struct server server = start_server_with_descriptors(64, "--spares 0 --wait 60 --heartbeat 60");
     struct peer client = open_control(&server);
 
     for (int i = 0; i < USERS; i++)
@@ -750,7 +750,7 @@ static void test_client_and_server_with_the_same_secret_serve_users(void)
     enum { USERS = 40 };
     struct door app = open_door("the local app");
     setenv("TUNNEL_SECRET", "sesame", 1);
-    struct server server = start_server("--spares 4");
+    struct server server = start_server("--spares 4 --wait 60");
     struct peer users[USERS];
 
     for (int i = 0; i < USERS; i++) {
