@@ -79,8 +79,8 @@ void sock_tune_local(int fd)
 
     send_at_once(fd);
     /* Congestion control (RFC 5681) finds out how much a line can carry, and shares it with others. Here is no
-     * line. BBR, which many systems have for the real ones, paces what is sent with a timer: half the speed of
-     * the plainest, which any program may choose (tcp(7), TCP_CONGESTION). */
+     * line. BBR, which many systems have for the real ones, paces what is sent with a timer: half the speed,
+     * measured, of the plainest, which any program may choose (tcp(7), TCP_CONGESTION). */
     (void)setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, plainest, sizeof plainest);
 }
 

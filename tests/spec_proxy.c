@@ -605,7 +605,8 @@ void test_the_client_uses_the_token_of_its_newest_welcome(void)
     ask_for_proxy(&client, second_token, "a proxy connection");
 }
 
-void test_the_client_lives_on_when_the_proxy_port_cannot_be_reached(void)
+/* A client that is welcome, but can't open proxy connections until open_it(&client.proxy). */
+static struct client welcome_with_proxy_port_shut(void)
 {
     struct client client =
         start_client_at(open_door("the server's control port"), hold_port("the server's proxy port"),
@@ -613,6 +614,13 @@ void test_the_client_lives_on_when_the_proxy_port_cannot_be_reached(void)
 
     expect_hello(&client);
     welcome(&client, first_token);
+    return client;
+}
+
+void test_the_client_lives_on_when_the_proxy_port_cannot_be_reached(void)
+{
+    struct client client = welcome_with_proxy_port_shut();
+
     say(&client.server, "create_proxy\n");
     for (int i = 0; i < 2; i++)
         answer_ping(&client);
@@ -623,12 +631,8 @@ void test_the_client_lives_on_when_the_proxy_port_cannot_be_reached(void)
 /* The server asks again for what it misses; whoever remembered all of it would owe more and more. */
 void test_the_client_does_not_pile_up_what_it_could_not_open(void)
 {
-    struct client client =
-        start_client_at(open_door("the server's control port"), hold_port("the server's proxy port"),
-                        open_door("the local app"), "--heartbeat 1");
+    struct client client = welcome_with_proxy_port_shut();
 
-    expect_hello(&client);
-    welcome(&client, first_token);
     for (int i = 0; i < 3; i++) {
         for (int j = 0; j < 100; j++)
             say(&client.server, "create_proxy\n");

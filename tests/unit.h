@@ -67,6 +67,7 @@ int listening_on(const char *address, int port, int backlog);
 int port_of(int fd);
 /* The value of a socket option: getsockopt(2). */
 int option_of(int fd, int level, int name);
+/* Whether this is the name of the socket's congestion control. */
 bool is_congestion_control(int fd, const char *name);
 /* A port of this machine's IPv4 addresses that nobody else gets until fd is closed. listening_on can be had on it meanwhile;
  * where it was not, connections are refused. */
