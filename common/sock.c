@@ -32,6 +32,7 @@ enum {
     BATCH = 64,     /* of one thing are done in a row, then others have their turn */
     PAUSE_MS = 100, /* until the next try, when there is no room for a connection */
     KEEPALIVE_MS = 12000,
+    LOCAL_WINDOW_BYTES = 1 << 20, /* what a turn of the relay moves; the scale (RFC 7323) may double it */
 };
 
 static void set_option(int fd, int level, int name, int value)
@@ -78,6 +79,10 @@ void sock_tune_local(int fd)
     static const char plainest[] = "reno";
 
     send_at_once(fd);
+    /* A sender on this machine is as quick as we are. With the window that the kernel would grow for it, tens
+     * of megabytes, it wakes us for each piece it has written. With this one it is stopped now and then, and
+     * a turn moves many pieces: twice the speed, measured, for less than half the processor time. */
+    set_option(fd, IPPROTO_TCP, TCP_WINDOW_CLAMP, LOCAL_WINDOW_BYTES);
     /* Congestion control (RFC 5681) finds out how much a line can carry, and shares it with others. Here is no
      * line. BBR, which many systems have for the real ones, paces what is sent with a timer: half the speed,
      * measured, of the plainest, which any program may choose (tcp(7), TCP_CONGESTION). */

@@ -38,7 +38,8 @@ void listener_close(struct listener *listener);
  * inherits it. */
 void sock_tune(int fd);
 /* Sets what a connection within one machine needs: nobody vanishes without a word, and there is no line to be
- * shared. On top of sock_tune, or instead. Ports that listen on all addresses go without: they can't know. */
+ * shared. On top of sock_tune, or instead; before connect or listen. Ports that listen on all addresses go
+ * without: they can't know. */
 void sock_tune_local(int fd);
 /* Whether this address, IPv4 or IPv6, is one of 127.0.0.0/8 or ::1. */
 bool sock_is_loopback(const struct sockaddr *address);

@@ -325,6 +325,7 @@ static void test_only_within_this_machine_it_does_without_keepalives(void **stat
     eventually(dialed == 1);
     assert_int_equal(option_of(dialed_fd, SOL_SOCKET, SO_KEEPALIVE), 0);
     assert_true(is_congestion_control(dialed_fd, "reno"));
+    assert_in_range(window_at_most(dialed_fd), 1 << 19, 1 << 21);
     close(dialed_fd);
     start("[::ffff:127.0.0.1]", held.port);
     eventually(dialed == 2);

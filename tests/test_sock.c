@@ -268,6 +268,15 @@ static void test_within_this_machine_nothing_is_paced(void **state)
     close(peer);
 }
 
+static void test_within_this_machine_a_sender_gets_ahead_by_two_megabytes_at_most(void **state)
+{
+    (void)state;
+    open_at("127.0.0.1");
+    int peer = visit("127.0.0.1");
+    assert_in_range(window_at_most(accepted[0]), 1 << 19, 1 << 21);
+    close(peer);
+}
+
 static void test_for_all_others_congestion_control_is_what_the_system_says(void **state)
 {
     char systems[16] = "";
@@ -555,6 +564,7 @@ int main(void)
         SOCK(test_a_restarted_server_gets_its_port_back_at_once),
         SOCK(test_what_it_accepts_is_set_up_for_a_tunnel),
         SOCK(test_within_this_machine_nothing_is_paced),
+        SOCK(test_within_this_machine_a_sender_gets_ahead_by_two_megabytes_at_most),
         SOCK(test_for_all_others_congestion_control_is_what_the_system_says),
         SOCK(test_many_that_come_at_once_are_all_accepted),
         SOCK(test_without_descriptors_visitors_wait_and_are_let_in_when_there_are_some),
