@@ -51,6 +51,8 @@ static void receive(struct line_conn *conn)
 
     if (count > 0) {
         char *end = memchr(here, '\n', (size_t)count);
+        if (end != NULL && end + 1 < here + count)
+            watch_again(conn->loop, &conn->watch);
         count = recv(conn->watch.fd, here, end != NULL ? (size_t)(end - here) + 1 : (size_t)count, 0);
     }
     if (count > 0)

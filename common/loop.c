@@ -8,7 +8,8 @@
  *
  * One call returns a batch of events. A callback can stop a watch that stands later in the same batch,
  * whose memory may be gone by the time its turn comes. So watch_stop also looks through the rest of
- * the batch and crosses that watch out.
+ * the batch and crosses that watch out. Where the batch has room, a callback can put its watch at the end, for
+ * another go.
  *
  * Timers are a list ordered by time. A new one is put in from the end, where it nearly always belongs:
  * those that there are many of run for the same time, so the newest is also the last to be due.
@@ -129,6 +130,12 @@ void watch_close(struct loop *loop, struct watch *watch)
     close(watch->fd); /* which takes it out of the kernel's set: epoll(7) */
     cross_out(loop, watch);
     watch->fd = -1;
+}
+
+void watch_again(struct loop *loop, struct watch *watch)
+{
+    if (loop->batch_size < BATCH)
+        loop->batch[loop->batch_size++] = (struct epoll_event){.events = EPOLLIN, .data.ptr = watch};
 }
 
 void timer_start(struct loop *loop, struct timer *timer, int ms, void (*on_due)(void *owner), void *owner)

@@ -148,6 +148,34 @@ static void test_lines_that_come_together_are_told_one_at_a_time_and_in_order(vo
     hush(listener);
 }
 
+static void test_and_in_one_turn(void **state)
+{
+    struct listener *listener = listen_for(0);
+
+    (void)state;
+    tell(listener->peer, "1\n2\n3\n4\n5\n6\n7\n8\n");
+    unit_turn();
+    assert_int_equal(listener->lines, 8);
+    hush(listener);
+}
+
+static void test_who_says_many_leaves_others_their_turn(void **state)
+{
+    struct listener *listener = listen_for(0), *another = listen_for(0);
+    char many[1000];
+
+    (void)state;
+    memset(many, '\n', sizeof many); /* empty lines */
+    tell_bytes(listener->peer, many, sizeof many);
+    tell(another->peer, "ping\n");
+    unit_turn();
+    assert_in_range(listener->lines, 2, 100);
+    assert_int_equal(another->lines, 1);
+    eventually(listener->lines == (int)sizeof many);
+    hush(listener);
+    hush(another);
+}
+
 static void test_an_empty_line_is_a_line(void **state)
 {
     struct listener *listener = listen_for(0);
@@ -572,6 +600,8 @@ int main(void)
         UNIT(test_a_line_in_single_bytes_comes_once_and_whole),
         UNIT(test_half_a_line_costs_nothing),
         UNIT(test_lines_that_come_together_are_told_one_at_a_time_and_in_order),
+        UNIT(test_and_in_one_turn),
+        UNIT(test_who_says_many_leaves_others_their_turn),
         UNIT(test_an_empty_line_is_a_line),
         UNIT(test_the_longest_line_has_127_bytes_with_its_newline),
         UNIT(test_one_byte_more_is_too_long),

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -375,6 +376,96 @@ static void test_a_callback_may_stop_and_free_itself(void **state)
     eventually(is_freed(&watcher));
     expect_rest(); /* were it still watched, its byte would keep the loop turning */
     pair_close(pair);
+}
+
+/* ---- again in the same turn ---- */
+
+static char calls_in_order[256];
+
+struct caller {
+    struct watch watch;
+    char name;
+    int again; /* so many times */
+    struct caller *stops;
+};
+
+static void on_caller_ready(void *owner, unsigned ready)
+{
+    struct caller *caller = owner;
+    size_t length = strlen(calls_in_order);
+
+    assert_int_equal(ready, WATCH_READ);
+    assert_true(length + 1 < sizeof calls_in_order);
+    calls_in_order[length] = caller->name;
+    if (caller->again > 0) {
+        caller->again--;
+        watch_again(loop, &caller->watch);
+    }
+    if (caller->stops != NULL)
+        watch_stop(loop, &caller->stops->watch);
+}
+
+/* Two in one batch, a and b. */
+static void start_callers(struct caller callers[2], struct pair pairs[2])
+{
+    memset(calls_in_order, 0, sizeof calls_in_order);
+    for (int i = 0; i < 2; i++) {
+        pairs[i] = pair_open();
+        callers[i] = (struct caller){.name = (char)('a' + i)};
+        watch_start(loop, &callers[i].watch, pairs[i].ours, WATCH_READ, on_caller_ready, &callers[i]);
+        tell(pairs[i].peer, "x");
+    }
+}
+
+static void end_callers(struct caller callers[2], struct pair pairs[2])
+{
+    for (int i = 0; i < 2; i++) {
+        watch_stop(loop, &callers[i].watch);
+        pair_close(pairs[i]);
+    }
+}
+
+static void test_who_asks_for_it_is_called_again_in_the_same_turn_after_the_others(void **state)
+{
+    struct caller callers[2];
+    struct pair pairs[2];
+
+    (void)state;
+    start_callers(callers, pairs);
+    callers[0].again = 3;
+    unit_turn();
+    assert_string_equal(calls_in_order, "abaaa");
+    end_callers(callers, pairs);
+}
+
+static void test_not_if_it_is_stopped_meanwhile(void **state)
+{
+    struct caller callers[2];
+    struct pair pairs[2];
+
+    (void)state;
+    start_callers(callers, pairs);
+    callers[0].again = 3;
+    callers[1].stops = &callers[0];
+    unit_turn();
+    assert_string_equal(calls_in_order, "ab");
+    end_callers(callers, pairs);
+}
+
+static void test_nor_without_end(void **state)
+{
+    struct caller callers[2];
+    struct pair pairs[2];
+
+    (void)state;
+    start_callers(callers, pairs);
+    callers[0].again = 1000;
+    unit_turn();
+    assert_in_range(strlen(calls_in_order), 10, 100);
+    unit_turn(); /* the next one is for both again */
+    assert_int_equal(calls_in_order[strlen(calls_in_order) - 1], 'a');
+    assert_non_null(strchr(calls_in_order + 2, 'b'));
+    end_callers(callers, pairs);
 }
 
 static void test_all_are_served_however_many_are_ready_at_once(void **state)
@@ -749,6 +840,9 @@ int main(void)
         UNIT(test_a_callback_may_close_and_free_another_of_the_same_batch),
         UNIT(test_a_new_watch_of_a_number_that_was_closed_is_not_told_what_the_old_one_missed),
         UNIT(test_a_callback_may_stop_and_free_itself),
+        UNIT(test_who_asks_for_it_is_called_again_in_the_same_turn_after_the_others),
+        UNIT(test_not_if_it_is_stopped_meanwhile),
+        UNIT(test_nor_without_end),
         UNIT(test_all_are_served_however_many_are_ready_at_once),
         UNIT(test_what_cannot_be_watched_is_refused_with_errno),
         UNIT(test_timers_are_due_in_the_order_of_their_times),
