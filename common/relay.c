@@ -70,6 +70,7 @@ struct relay {
     bool echo;        /* end 0 is also the sink of pump 0; there is no end 1 */
     bool broken[2];   /* ends */
     bool reset[2];    /* ends that were seen to be reset, though reading may not tell */
+    bool last[2];     /* ends whose peer has ended its stream; some of it may still be unread */
     bool leaving;
     bool many[2];         /* whether the last turn of a pump moved FEW_BYTES or more; at first not */
     uint32_t progress;    /* bytes that had arrived at the last look, since it is leaving */
@@ -209,6 +210,13 @@ static int keep_rest(struct relay *relay, int i, char *bytes, size_t sent, size_
     return 0;
 }
 
+/* Whether the pump's last turn moved the last bytes of its stream, or nearly. Only the end is to follow: sent with
+ * MSG_MORE, they wait for it, and go out in one segment with the FIN. */
+static bool is_at_last_bytes(const struct relay *relay, int i)
+{
+    return relay->last[i] && !relay->many[i] && !relay->leaving;
+}
+
 /* Moves a few bytes, or those that there is no pipe for, by way of this process's memory. */
 static void copy(struct relay *relay, int i)
 {
@@ -225,7 +233,8 @@ static void copy(struct relay *relay, int i)
         return;
     }
     relay->many[i] = count >= FEW_BYTES;
-    ssize_t sent = send(relay->ends[other(relay, i)].fd, bytes, (size_t)count, MSG_NOSIGNAL);
+    int flags = MSG_NOSIGNAL | (is_at_last_bytes(relay, i) ? MSG_MORE : 0);
+    ssize_t sent = send(relay->ends[other(relay, i)].fd, bytes, (size_t)count, flags);
     if (sent < 0 && errno != EAGAIN && errno != EINTR) {
         on_broken(relay, other(relay, i));
         return;
@@ -417,8 +426,11 @@ static void on_end(struct relay *relay, int end, unsigned ready)
      * already: splice(2) takes it from the socket and does not tell if it has written a part before. */
     if ((ready & WATCH_GONE) && relay->state[feeds_it] != ENDED)
         relay->reset[end] = true;
+    relay->last[end] = (ready & WATCH_LAST) && !(ready & WATCH_GONE);
     if ((ready & (WATCH_READ | WATCH_GONE)) && relay->state[end] == FILLING)
         run_pump(relay, end);
+    if (relay->state[end] == FILLING && is_at_last_bytes(relay, end))
+        run_pump(relay, end); /* the end, right away */
     if ((ready & (WATCH_WRITE | WATCH_GONE)) && relay->state[feeds_it] == DRAINING)
         run_pump(relay, feeds_it);
     if ((ready & WATCH_GONE) && relay->state[end] != FILLING && !is_over(relay)) {

@@ -2,6 +2,9 @@
 #include "unit.h"
 
 #include <errno.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -444,6 +447,59 @@ static void test_an_end_comes_only_after_all_bytes_ahead_of_it(void **state)
     eventually(reports == 1);
 }
 
+/* Whether fd gets ready for this within ms milliseconds, without a turn of the loop. */
+static bool comes(int fd, short event, int ms)
+{
+    struct pollfd wanted = {.fd = fd, .events = event};
+
+    allow_descriptors(); /* poll(2) insists */
+    bool came = poll(&wanted, 1, ms) == 1 && (wanted.revents & event);
+    if (without_pipes)
+        forbid_descriptors();
+    return came;
+}
+
+static int segments_in(int fd)
+{
+    struct tcp_info info = {0};
+    socklen_t size = sizeof info;
+
+    assert_int_equal(getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size), 0);
+    return (int)info.tcpi_segs_in;
+}
+
+static void test_the_end_goes_out_with_the_last_bytes_in_one_segment(void **state)
+{
+    struct joined pair = join(1);
+    int before = segments_in(pair.right);
+
+    (void)state;
+    tell(pair.left, "bye");
+    finish(pair.left);
+    assert_true(comes(pair.inner_left, POLLRDHUP, 1000));
+    unit_turn();
+    assert_true(comes(pair.right, POLLRDHUP, 1000));
+    assert_int_equal(segments_in(pair.right) - before, 1);
+    expect_text(pair.right, "bye");
+    expect_end(pair.right);
+    leave(pair);
+    eventually(reports == 1);
+}
+
+static void test_but_bytes_that_are_not_the_last_do_not_wait(void **state)
+{
+    struct joined pair = join(1);
+
+    (void)state;
+    tell(pair.left, "hello");
+    assert_true(comes(pair.inner_left, POLLIN, 1000));
+    unit_turn();
+    assert_true(comes(pair.right, POLLIN, 100)); /* what waits for more waits for 200 ms */
+    expect_text(pair.right, "hello");
+    leave(pair);
+    eventually(reports == 1);
+}
+
 static void test_both_may_end_before_anything_is_read(void **state)
 {
     struct joined pair = join(1);
@@ -630,7 +686,7 @@ static void test_a_peer_that_never_takes_the_rest_is_given_up_after_a_minute(voi
 static void test_a_slow_reader_gets_all_that_came_before_the_reset(void **state)
 {
     struct joined pair = narrow(join(1));
-    struct flow flow = fill(pair.left, pair.right, MEGA);
+    struct flow flow = fill(pair.left, pair.right, 3 * MEGA);
     int looks = 0;
 
     (void)state;
@@ -711,6 +767,22 @@ static void test_an_urgent_byte_is_a_byte_like_the_others(void **state)
 }
 
 /* All is there at the first turn, so that splice(2) meets a mark with bytes behind it. */
+static void test_an_urgent_byte_near_the_end_holds_nothing_back(void **state)
+{
+    struct joined pair = join(1);
+
+    (void)state;
+    tell(pair.left, "one");
+    send_urgent(pair.left);
+    tell(pair.left, "2");
+    finish(pair.left);
+    assert_true(comes(pair.inner_left, POLLRDHUP, 1000));
+    expect_text(pair.right, "one!2");
+    expect_end(pair.right);
+    leave(pair);
+    eventually(reports == 1);
+}
+
 static void test_an_urgent_byte_amid_many_holds_nothing_up(void **state)
 {
     static char bytes[4 * 4097], came[sizeof bytes];
@@ -1080,6 +1152,8 @@ int main(void)
         RELAY_BOTH_WAYS(test_the_lefts_end_is_passed_on_while_the_right_goes_on),
         RELAY_BOTH_WAYS(test_the_rights_end_is_passed_on_while_the_left_goes_on),
         RELAY_BOTH_WAYS(test_an_end_comes_only_after_all_bytes_ahead_of_it),
+        RELAY_BOTH_WAYS(test_the_end_goes_out_with_the_last_bytes_in_one_segment),
+        RELAY_BOTH_WAYS(test_but_bytes_that_are_not_the_last_do_not_wait),
         RELAY_BOTH_WAYS(test_both_may_end_before_anything_is_read),
         RELAY_BOTH_WAYS(test_the_lefts_reset_is_passed_on_as_a_reset),
         RELAY_BOTH_WAYS(test_the_rights_reset_is_passed_on_as_a_reset),
@@ -1097,6 +1171,7 @@ int main(void)
         RELAY_BOTH_WAYS(test_a_slow_reader_gets_all_that_came_before_the_reset),
         RELAY(test_of_many_such_peers_each_is_looked_at_less_often),
         RELAY_BOTH_WAYS(test_an_urgent_byte_is_a_byte_like_the_others),
+        RELAY_BOTH_WAYS(test_an_urgent_byte_near_the_end_holds_nothing_back),
         RELAY_BOTH_WAYS(test_an_urgent_byte_amid_many_holds_nothing_up),
         RELAY(test_a_turn_moves_at_most_one_mebibyte_in_each_direction),
         RELAY_BOTH_WAYS(test_a_small_message_does_not_wait_behind_a_flood),
