@@ -210,8 +210,8 @@ static int keep_rest(struct relay *relay, int i, char *bytes, size_t sent, size_
     return 0;
 }
 
-/* Whether the pump's last turn moved the last bytes of its stream, or nearly. Only the end is to follow: sent with
- * MSG_MORE, they wait for it, and go out in one segment with the FIN. */
+/* Whether what the pump's last turn moved were the last bytes of its stream: then only the end follows (or, behind
+ * urgent data, a few more). Sent with MSG_MORE, they wait for it, and go out with the FIN in one segment. */
 static bool is_at_last_bytes(const struct relay *relay, int i)
 {
     return relay->last[i] && !relay->many[i] && !relay->leaving;

@@ -8,8 +8,8 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/tcp.h> /* not netinet/tcp.h, which lacks tcpi_segs_in */
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -250,13 +250,23 @@ bool is_congestion_control(int fd, const char *name)
     return strcmp(own, name) == 0;
 }
 
-int window_at_most(int fd)
+static struct tcp_info tcp_info_of(int fd)
 {
     struct tcp_info info = {0};
     socklen_t size = sizeof info;
 
     assert_int_equal(getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size), 0);
-    return UINT16_MAX << info.tcpi_rcv_wscale;
+    return info;
+}
+
+int window_at_most(int fd)
+{
+    return UINT16_MAX << tcp_info_of(fd).tcpi_rcv_wscale;
+}
+
+int segments_received(int fd)
+{
+    return (int)tcp_info_of(fd).tcpi_segs_in;
 }
 
 int port_of(int fd)

@@ -71,6 +71,8 @@ int option_of(int fd, int level, int name);
 bool is_congestion_control(int fd, const char *name);
 /* How far the socket's receive window can grow, in bytes: the scale agreed on limits it (RFC 7323). */
 int window_at_most(int fd);
+/* Segments that have come to the socket so far, with or without bytes. */
+int segments_received(int fd);
 /* A port of this machine's IPv4 addresses that nobody else gets until fd is closed. listening_on can be had on it meanwhile;
  * where it was not, connections are refused. */
 struct held_port {
