@@ -3,6 +3,7 @@
 #   CC=clang            another compiler           SANITIZE=1   build and test with address and undefined-
 #   CFLAGS="-O0 -g"     flags of your own                       behaviour sanitizers (in build/sanitize/)
 #   WERROR=1            a warning is an error      V=1          show each command in full
+#   BUCKET=memory       copy bytes, no splice(2)   POLLER=poll  poll(2) instead of epoll(7): as on a Mac
 
 STAGES = stage0-pipe stage1-control stage2-proxy stage3-local
 
@@ -22,6 +23,20 @@ ifdef COVERAGE
 endif
 export OUT  # the scripts in tests/ want to know, too
 
+# ---- the system -----------------------------------------------------------------------------------
+# Systems differ in three files of common/, of which one each is taken.
+
+UNAME ?= $(shell uname -s)
+ifeq ($(UNAME),Linux)
+  OS = linux
+  POLLER = epoll
+  BUCKET = pipe
+else
+  OS = bsd
+  POLLER = poll
+  BUCKET = memory
+endif
+
 # ---- flags ----------------------------------------------------------------------------------------
 # CFLAGS, CPPFLAGS and LDFLAGS are yours: they come after ours, so they win.
 
@@ -32,7 +47,7 @@ WARNINGS = -Wall -Wextra -Wpedantic -Wshadow -Wconversion $(if $(WERROR),-Werror
 # an optimizing compiler.
 MODE_CFLAGS = -O2 -fstack-protector-strong -fPIE \
               $(if $(filter -O0,$(CFLAGS)),,-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
-MODE_LDFLAGS = -pie -Wl,-z,relro,-z,now
+MODE_LDFLAGS = $(if $(filter Darwin,$(UNAME)),,-pie -Wl,-z,relro,-z,now)
 
 ifdef SANITIZE
   MODE_CFLAGS = -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
@@ -43,13 +58,15 @@ ifdef COVERAGE
   MODE_LDFLAGS = --coverage
 endif
 
-COMPILE = $(CC) -std=c11 -D_GNU_SOURCE -pthread -I. $(WARNINGS) $(MODE_CFLAGS) $(CPPFLAGS) $(CFLAGS)
-LINK = $(CC) -pthread $(MODE_CFLAGS) $(MODE_LDFLAGS) $(CFLAGS) $(LDFLAGS)
+COMPILE = $(CC) -std=c11 -D_GNU_SOURCE -I. $(WARNINGS) $(MODE_CFLAGS) $(CPPFLAGS) $(CFLAGS)
+LINK = $(CC) $(MODE_CFLAGS) $(MODE_LDFLAGS) $(CFLAGS) $(LDFLAGS)
 Q = $(if $(V),,@)
 
 # ---- building -------------------------------------------------------------------------------------
 
-COMMON = $(patsubst %.c,$(BUILD)/%.o,$(wildcard common/*.c))
+ALIKE = $(filter-out common/os_% common/poller_% common/bucket_%,$(wildcard common/*.c))
+PICKED = common/os_$(OS).c common/poller_$(POLLER).c common/bucket_$(BUCKET).c
+COMMON = $(patsubst %.c,$(BUILD)/%.o,$(ALIKE) $(PICKED))
 PROGRAMS = $(patsubst %.c,$(OUT)%,$(wildcard $(STAGES:=/server.c) $(STAGES:=/client.c) stage3-local/app.c))
 
 all: stage0 stage1 stage2 stage3   ## build all stages (this is what `make` alone does)
@@ -64,9 +81,11 @@ $(PROGRAMS): $(OUT)%: $(BUILD)/%.o $(BUILD)/common.a
 	@echo "  link     $@"
 	$Q$(LINK) -o $@ $^
 
-$(BUILD)/common.a: $(COMMON)
+$(OUT)stage3-local/app: LDFLAGS += -pthread  # the one program with threads
+
+$(BUILD)/common.a: $(COMMON) $(BUILD)/flags
 	@echo "  archive  $@"
-	$Qrm -f $@ && ar rcs $@ $^
+	$Qrm -f $@ && $(AR) rcs $@ $(COMMON)
 
 # -MMD writes down which headers a file includes, so that a changed header rebuilds what needs it.
 $(BUILD)/%.o: %.c $(BUILD)/flags
@@ -86,8 +105,8 @@ build/page.inc: stage3-local/page.html
 # This file changes only when the compiler or its flags do; then everything is built anew.
 $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
-	@echo '$(subst ','\'',$(COMPILE) / $(LINK))' | cmp -s - $@ || \
-	 echo '$(subst ','\'',$(COMPILE) / $(LINK))' > $@
+	@echo '$(subst ','\'',$(COMPILE) / $(LINK) / $(PICKED))' | cmp -s - $@ || \
+	 echo '$(subst ','\'',$(COMPILE) / $(LINK) / $(PICKED))' > $@
 FORCE:
 
 # ---- trying ---------------------------------------------------------------------------------------

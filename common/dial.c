@@ -11,10 +11,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 #include "log.h"
+#include "os.h"
 #include "sock.h"
 
 enum { DIAL_MS = 5000, BACKOFF_FIRST_MS = 500, BACKOFF_MOST_MS = 30000 };
@@ -113,15 +113,14 @@ static int connect_to(struct dial *dial, const struct sockaddr_storage *address)
 {
     socklen_t size =
         address->ss_family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
-    int fd = socket(address->ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int fd = os_socket(address->ss_family);
 
     dial->watch.fd = fd;
     if (fd < 0)
         return -1;
+    sock_tune(fd);
     if (sock_is_loopback((const struct sockaddr *)address))
-        sock_tune_local(fd); /* no line goes dead there, and no NAT forgets */
-    else
-        sock_tune(fd);
+        sock_tune_local(fd);
     int result = connect(fd, (const struct sockaddr *)address, size);
     if (result != 0 && errno == EINPROGRESS) /* between programs on one machine it is over by now: ask */
         result = connect(fd, (const struct sockaddr *)address, size);
@@ -152,7 +151,6 @@ static void try_next(void *owner)
     if (target->count == 0 && dial->tried == 0) {
         if (target_lookup(target) != 0)
             dial->error = EHOSTUNREACH;
-        loop_catch_up(dial->loop);
     }
     if (dial->tried == 0)
         dial->first = target->first; /* which other dials may change */
@@ -230,7 +228,7 @@ int backoff_ms(int *last_ms)
     *last_ms = *last_ms == 0 ? BACKOFF_FIRST_MS : 2 * *last_ms;
     if (*last_ms > BACKOFF_MOST_MS)
         *last_ms = BACKOFF_MOST_MS;
-    if (getrandom(&chance, sizeof chance, GRND_NONBLOCK) < 0)
+    if (getentropy(&chance, sizeof chance) != 0)
         chance = 1 << 15; /* then without jitter */
     return *last_ms * 3 / 4 + *last_ms / 2 * chance / 65536;
 }

@@ -1,8 +1,6 @@
 /*
- * How it works: first peek, then take. recv(2) with MSG_PEEK copies what has arrived but leaves it in the
- * kernel. If there is a '\n' in it, exactly the bytes up to there are taken; if not, all of them are, since they are
- * the beginning of a line. Leaving half a line in the kernel instead would report the socket as
- * readable again and again, and keep a processor busy with waiting.
+ * How it works: what has come is read into a buffer, behind the piece of a line that may be there already. Each '\n' in it
+ * ends a line, which is handed on; the last piece moves to the front and waits for the rest.
  *
  * A line that the kernel has room for only in part is completed later; until then there is no room for another.
  */
@@ -30,48 +28,53 @@ static void limit_silence(struct line_conn *conn)
         timer_start(conn->loop, &conn->silence, conn->silence_ms, on_silence, conn);
 }
 
-/* A line is complete, length bytes without its '\n'. */
-static void deliver(struct line_conn *conn, size_t length)
+/* A line is complete: it ends where its '\n' was. */
+static void deliver(struct line_conn *conn, const char *line, size_t length)
 {
-    conn->in[length] = '\0';
-    conn->received = 0;
-    if (strlen(conn->in) != length) {
+    if (length >= LINE_BYTES) {
+        conn->on_gone(conn->owner, "said too long a line");
+    } else if (strlen(line) != length) {
         conn->on_gone(conn->owner, "said something that is not text");
-        return;
+    } else {
+        limit_silence(conn);
+        conn->on_line(conn->owner, line);
     }
-    limit_silence(conn);
-    conn->on_line(conn->owner, conn->in);
 }
 
-/* Reads up to the end of a line, or what there is of it. */
+/* Hands on all whole lines. The connection may be closed on the way. */
+static void deliver_lines(struct line_conn *conn)
+{
+    char *line = conn->in, *end;
+
+    while (conn->watch.active && (end = memchr(line, '\n', conn->received)) != NULL) {
+        *end = '\0';
+        conn->received -= (size_t)(end + 1 - line);
+        deliver(conn, line, (size_t)(end - line));
+        line = end + 1;
+    }
+    memmove(conn->in, line, conn->received);
+    if (conn->watch.active && conn->received >= LINE_BYTES)
+        conn->on_gone(conn->owner, "said too long a line");
+}
+
 static void receive(struct line_conn *conn)
 {
-    char *here = conn->in + conn->received;
-    ssize_t count = recv(conn->watch.fd, here, LINE_SIZE - conn->received, MSG_PEEK);
+    ssize_t count = recv(conn->watch.fd, conn->in + conn->received, sizeof conn->in - conn->received, 0);
 
     if (count > 0) {
-        char *end = memchr(here, '\n', (size_t)count);
-        if (end != NULL && end + 1 < here + count)
-            watch_again(conn->loop, &conn->watch);
-        count = recv(conn->watch.fd, here, end != NULL ? (size_t)(end - here) + 1 : (size_t)count, 0);
-    }
-    if (count > 0)
         conn->received += (size_t)count;
-
-    if (count < 0 && (errno == EAGAIN || errno == EINTR))
-        return;
-    if (count <= 0)
-        conn->on_gone(conn->owner, count == 0 ? "closed the connection" : errno_text());
-    else if (here[count - 1] == '\n')
-        deliver(conn, conn->received - 1);
-    else if (conn->received == LINE_SIZE)
-        conn->on_gone(conn->owner, "said too long a line");
+        deliver_lines(conn);
+    } else if (count == 0) {
+        conn->on_gone(conn->owner, "closed the connection");
+    } else if (errno != EAGAIN && errno != EINTR) {
+        conn->on_gone(conn->owner, errno_text());
+    }
 }
 
 /* Sends what is left of the last line. What goes wrong here shows when reading. */
 static void send_rest(struct line_conn *conn)
 {
-    ssize_t count = send(conn->watch.fd, conn->out, conn->unsent, MSG_NOSIGNAL);
+    ssize_t count = send(conn->watch.fd, conn->out, conn->unsent, 0);
 
     if (count > 0) {
         conn->unsent -= (size_t)count;
@@ -79,23 +82,17 @@ static void send_rest(struct line_conn *conn)
     }
 }
 
-static void on_writable(struct line_conn *conn)
-{
-    send_rest(conn);
-    if (conn->unsent > 0)
-        return;
-    watch_change(conn->loop, &conn->watch, WATCH_READ);
-    if (conn->on_room != NULL)
-        conn->on_room(conn->owner);
-}
-
 static void on_ready(void *owner, unsigned ready)
 {
-    /* One thing a turn, for it may be the end of conn; the loop tells of the other again. */
-    if ((ready & WATCH_WRITE) && !(ready & WATCH_GONE))
-        on_writable(owner);
-    else
-        receive(owner);
+    struct line_conn *conn = owner;
+
+    if (ready & WATCH_WRITE) {
+        send_rest(conn);
+        if (conn->unsent == 0)
+            watch_change(conn->loop, &conn->watch, WATCH_READ);
+    }
+    if (ready & (WATCH_READ | WATCH_GONE))
+        receive(conn);
 }
 
 int line_open(struct line_conn *conn, struct loop *loop, int fd, int silence_ms,
@@ -119,7 +116,7 @@ int line_send(struct line_conn *conn, const char *format, ...)
     va_start(arguments, format);
     int length = vsnprintf(conn->out, sizeof conn->out, format, arguments);
     va_end(arguments);
-    if (length < 0 || length >= LINE_SIZE)
+    if (length < 0 || length >= LINE_BYTES)
         return -1;
     conn->out[length] = '\n';
     conn->unsent = (size_t)length + 1;
@@ -127,18 +124,6 @@ int line_send(struct line_conn *conn, const char *format, ...)
     if (conn->unsent > 0)
         watch_change(conn->loop, &conn->watch, WATCH_READ | WATCH_WRITE);
     return 0;
-}
-
-void line_poll(struct line_conn *conn)
-{
-    receive(conn);
-}
-
-int line_detach(struct line_conn *conn)
-{
-    timer_stop(&conn->silence);
-    watch_stop(conn->loop, &conn->watch);
-    return conn->watch.fd;
 }
 
 void line_close(struct line_conn *conn)

@@ -1,9 +1,8 @@
 /*
- * line: a connection that speaks lines.
+ * line: a connection that speaks lines, for as long as it lasts.
  *
  * TCP delivers a stream of bytes, not messages: a line may arrive in pieces, or several at once. This module
- * hands them to you one at a time, whole, without their '\n', and never takes a byte from the kernel that
- * comes after the line: what follows may belong to somebody else, who gets the descriptor with line_detach.
+ * hands them to you one at a time, whole, without their '\n'.
  */
 #ifndef COMMON_LINE_H
 #define COMMON_LINE_H
@@ -12,7 +11,10 @@
 
 #include "loop.h"
 
-enum { LINE_SIZE = 127 }; /* the longest line, with its '\n' */
+enum {
+    LINE_BYTES = 127,        /* the longest line, with its '\n' */
+    LINE_AHEAD_BYTES = 1024, /* are read at once, if so many lines have come */
+};
 
 struct line_conn {
     struct loop *loop;
@@ -21,18 +23,17 @@ struct line_conn {
     int silence_ms;
     void (*on_line)(void *owner, const char *line);
     void (*on_gone)(void *owner, const char *why);
-    void (*on_room)(void *owner); /* NULL, or told when a line can be sent again after line_send could not */
     void *owner;
-    size_t received; /* bytes of a line that isn't complete yet */
+    size_t received; /* bytes of lines that were not handed on yet */
     size_t unsent;   /* bytes of a line that the kernel had no room for yet */
-    char in[LINE_SIZE + 1];
-    char out[LINE_SIZE + 1];
+    char in[LINE_AHEAD_BYTES];
+    char out[LINE_BYTES + 1];
 };
 
 /* Takes fd over. Calls on_line for each line; on_gone, with the reason in words, when the peer is gone,
  * breaks the rules (a line too long, or not text), or completes no line for silence_ms (0: may be silent
- * for ever). Both may close or detach conn; after on_gone you must. Returns 0, or -1 with errno if the
- * system refuses; fd is then still yours. */
+ * for ever). Both may close conn, whose memory must outlive the call; after on_gone you must. Returns 0, or -1 with errno
+ * if the system refuses; fd is then still yours. */
 int line_open(struct line_conn *conn, struct loop *loop, int fd, int silence_ms,
               void (*on_line)(void *owner, const char *line), void (*on_gone)(void *owner, const char *why),
               void *owner);
@@ -41,15 +42,7 @@ int line_open(struct line_conn *conn, struct loop *loop, int fd, int silence_ms,
  * reads so slowly that there is no room for it now: it is then not sent at all. */
 __attribute__((format(printf, 2, 3))) int line_send(struct line_conn *conn, const char *format, ...);
 
-/* Looks whether something has come before the loop says so. Calls back as the loop would. */
-void line_poll(struct line_conn *conn);
-
-/* Ends the speaking of lines. Returns the descriptor, which is yours again, nothing lost of what follows
- * the last line. */
-int line_detach(struct line_conn *conn);
-
-/* Closes the connection. Does nothing with one that is closed or detached; all zeros is one that was never
- * open. */
+/* Closes the connection. Does nothing with one that is closed; all zeros is one that was never open. */
 void line_close(struct line_conn *conn);
 
 #endif

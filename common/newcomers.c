@@ -1,20 +1,18 @@
-/*
- * How it works: a list, oldest first, of connections that speak lines. The time-out is that of the line
- * module. Whatever the first line is, it ends the newcomer: its descriptor is detached and handed on.
- */
+/* How it works: a list, oldest first, of connections whose first line is awaited. That ends the newcomer. */
 #include "newcomers.h"
 
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "line.h"
+#include "first_line.h"
+#include "limits.h"
 #include "log.h"
 #include "sock.h"
 
 struct newcomer {
     struct link place;
     struct newcomers *newcomers;
-    struct line_conn conn;
+    struct first_line first;
     const char *port_name;
     void (*on_line)(void *owner, int fd, const char *line);
     void *owner;
@@ -29,30 +27,30 @@ static void forget(struct newcomer *newcomer)
 
 static void discard(struct newcomer *newcomer)
 {
-    line_close(&newcomer->conn);
+    first_line_close(&newcomer->first);
     forget(newcomer);
 }
 
 static void on_newcomer_gone(void *owner, const char *why)
 {
     struct newcomer *newcomer = owner;
-    struct peer_text peer = sock_peer(newcomer->conn.watch.fd);
+    struct peer_text peer = sock_peer(newcomer->first.watch.fd);
 
     complain("a stranger on %s, %s: %s", newcomer->port_name, peer.text, why);
     discard(newcomer);
 }
 
-static void on_first_line(void *owner, const char *line)
+static void on_first_line(void *owner, int fd, const char *line)
 {
     struct newcomer *newcomer = owner;
 
-    newcomer->on_line(newcomer->owner, line_detach(&newcomer->conn), line);
+    newcomer->on_line(newcomer->owner, fd, line);
     forget(newcomer);
 }
 
 void newcomers_init(struct newcomers *newcomers, struct loop *loop)
 {
-    int share = loop_capacity(loop) / 4;
+    int share = limits_connections() / 4;
 
     *newcomers = (struct newcomers){.loop = loop, .most = share < NEWCOMERS_MAX ? share : NEWCOMERS_MAX};
     if (newcomers->most < 1)
@@ -65,7 +63,7 @@ static void make_room(struct newcomers *newcomers)
 {
     struct newcomer *oldest = (struct newcomer *)newcomers->list.next;
 
-    line_poll(&oldest->conn);
+    first_line_poll(&oldest->first);
     if (newcomers->count >= newcomers->most)
         on_newcomer_gone(oldest, "made room for another");
 }
@@ -75,8 +73,8 @@ void newcomers_add(struct newcomers *newcomers, int fd, const char *port_name,
 {
     struct newcomer *newcomer = calloc(1, sizeof *newcomer);
 
-    if (newcomer == NULL || line_open(&newcomer->conn, newcomers->loop, fd, FIRST_LINE_MS, on_first_line,
-                                      on_newcomer_gone, newcomer) != 0) {
+    if (newcomer == NULL || first_line_await(&newcomer->first, newcomers->loop, fd, FIRST_LINE_MS,
+                                             on_first_line, on_newcomer_gone, newcomer) != 0) {
         complain("cannot hold a connection to %s: %s", port_name, errno_text());
         free(newcomer);
         close(fd);

@@ -2,8 +2,8 @@
  * relay: joins two connections, so that each talks to the other as if directly connected.
  *
  *            +-------------- relay --------------+
- *   left --->| source   pump 0 (pipe)   sink     |---> right
- *   left <---| sink     pump 1 (pipe)   source   |<--- right
+ *   left --->| source        pump 0      sink    |---> right
+ *   left <---| sink          pump 1      source  |<--- right
  *            +-----------------------------------+
  *
  * What each side sees is what it would see without a tunnel:
@@ -11,10 +11,13 @@
  * - the end of one direction (FIN) at once, while the other direction goes on for as long as it likes;
  * - a reset as a reset, after the bytes that came ahead of it have arrived;
  * - an answer, even if it comes before the question is over and nobody reads the rest of that.
+ * A peer that can't be told any more, and one that takes nothing after the other is gone, is given up within a minute or
+ * two. One that is slow is not.
  */
 #ifndef COMMON_RELAY_H
 #define COMMON_RELAY_H
 
+#include "bucket.h"
 #include "loop.h"
 
 /* What became of a joined pair. */
@@ -25,20 +28,14 @@ struct relay_report {
     uint64_t time_ms; /* since it was joined */
 };
 
-struct pipe;
-
 /* All pairs of a program. */
 struct relays {
     struct loop *loop;
     int count;           /* pairs now; in number, for your decisions */
-    int most;            /* pairs at a time since there were none */
     struct link joined;  /* those at work */
-    struct link leaving; /* those that are broken and still deliver what came before */
+    struct link leaving; /* those that are broken, and still deliver what came before */
     struct timer timer;  /* looks after these */
-    struct pipe *pipes;  /* pool: empty pipes that wait for the next bytes */
-    int pooled_pipes;
-    int open_pipes; /* those and the borrowed ones */
-    int most_pipes;
+    struct buckets buckets;
     void (*on_done)(void *owner, const struct relay_report *report);
     void *owner;
 };
@@ -48,7 +45,7 @@ void relays_init(struct relays *relays, struct loop *loop,
                  void (*on_done)(void *owner, const struct relay_report *report), void *owner);
 /* Logs a report: "NAME 7 done: 412 B up, 1.2 MB down, 0.3 s". */
 void relay_say_done(const char *name, const struct relay_report *report);
-/* Resets all pairs, without a report, and gives the pipes back. */
+/* Resets all pairs, without a report. */
 void relays_close(struct relays *relays);
 
 /* Joins left and right and takes both over. On failure (no memory), says so in the log, closes both and

@@ -1,5 +1,5 @@
 /*
- * How it works: getrandom(2) for tokens. To compare, the differences of all characters are collected with
+ * How it works: getentropy(3) for tokens. To compare, the differences of all characters are collected with
  * "or", and looked at only at the end; strcmp would stop at the first, and the time that it takes
  * would let a stranger guess a secret letter by letter.
  */
@@ -7,13 +7,13 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <sys/random.h>
+#include <unistd.h>
 
 int token_make(char token[TOKEN_SIZE])
 {
     unsigned char bytes[(TOKEN_SIZE - 1) / 2];
 
-    if (getrandom(bytes, sizeof bytes, 0) != sizeof bytes)
+    if (getentropy(bytes, sizeof bytes) != 0)
         return -1;
     for (size_t i = 0; i < sizeof bytes; i++)
         snprintf(token + 2 * i, 3, "%02x", bytes[i]);

@@ -5,6 +5,7 @@
 
 #include "../common/dial.h"
 #include "../common/list.h"
+#include "../common/listener.h"
 #include "../common/log.h"
 #include "../common/loop.h"
 #include "../common/options.h"

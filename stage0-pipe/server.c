@@ -1,4 +1,5 @@
 /* Stage 0, server: an echo server. It pipes every connection back into itself. */
+#include "../common/listener.h"
 #include "../common/log.h"
 #include "../common/loop.h"
 #include "../common/options.h"

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "../common/line.h"
+#include "../common/listener.h"
 #include "../common/log.h"
 #include "../common/loop.h"
 #include "../common/newcomers.h"

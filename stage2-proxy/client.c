@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "../common/dial.h"
+#include "../common/limits.h"
 #include "../common/line.h"
 #include "../common/list.h"
 #include "../common/log.h"
@@ -13,7 +14,7 @@
 #include "../common/secret.h"
 #include "../common/sock.h"
 
-enum { TRY_AGAIN_MS = 500 };
+enum { PAUSE_MS = 500 }; /* after a proxy connection could not be opened */
 
 struct client {
     struct loop *loop;
@@ -29,10 +30,9 @@ struct client {
 
     char token[TOKEN_SIZE];   /* names the session with the server */
     struct target proxy_port; /* of the same server */
-    int owed;         /* proxy connections that the server has asked for and that are still to be opened */
-    int asked_lately; /* for so many, since the last pong */
-    struct timer try_again; /* until then, after one could not be opened */
-    struct link proxies;    /* those that are not joined yet */
+    int owed;            /* proxy connections that the server has asked for and that are still to be opened */
+    struct timer pause;  /* until then, after one could not be opened */
+    struct link proxies; /* those that are not joined yet */
     int proxies_count;
     struct relays relays; /* those that are joined */
     unsigned joined;      /* so far */
@@ -63,26 +63,19 @@ static void forget_proxies(struct link *proxies)
 
 static void open_proxies(void *owner);
 
-static void owe_proxy(struct client *client)
-{
-    if (!client->welcomed)
-        return;
-    client->owed++;
-    timer_start(client->loop, &client->try_again, TRY_AGAIN_MS, open_proxies, client);
-}
-
 /* proxy TOKEN; all that follows is the user's */
 static void on_proxy_dialed(void *owner, int fd)
 {
     struct proxy *proxy = owner;
     struct client *client = proxy->client;
 
-    if (fd < 0 || sock_say(fd, "proxy %s", client->token) != 0) {
+    if (fd < 0 || sock_send_line(fd, "proxy %s", client->token) != 0) {
         complain("cannot open a proxy connection: %s", errno_text());
         if (fd >= 0)
             close(fd);
         forget_proxy(proxy);
-        owe_proxy(client);
+        client->owed++;
+        timer_start(client->loop, &client->pause, PAUSE_MS, open_proxies, client);
         return;
     }
     say("step 5: opened a proxy connection");
@@ -90,21 +83,25 @@ static void on_proxy_dialed(void *owner, int fd)
     forget_proxy(proxy);
 }
 
-/* Step 5: opens the proxy connections that are owed, as far as there are descriptors, two for each. */
+static bool has_room_for_proxy(const struct client *client)
+{
+    return client->proxies_count + client->relays.count < limits_users(0);
+}
+
+/* Step 5: opens the proxy connections that are owed, as far as there are descriptors. */
 static void open_proxies(void *owner)
 {
     struct client *client = owner;
 
-    while (client->owed > 0 &&
-           2 * (client->proxies_count + client->relays.count + 1) < loop_capacity(client->loop)) {
+    while (client->owed > 0 && !timer_is_running(&client->pause) && has_room_for_proxy(client)) {
         struct proxy *proxy = calloc(1, sizeof *proxy);
 
-        client->owed--;
         if (proxy == NULL) {
             complain("cannot open a proxy connection: %s", errno_text());
-            owe_proxy(client);
+            timer_start(client->loop, &client->pause, PAUSE_MS, open_proxies, client);
             return;
         }
+        client->owed--;
         proxy->client = client;
         list_append(&client->proxies, &proxy->place);
         client->proxies_count++;
@@ -117,9 +114,7 @@ static void on_create_proxy(struct client *client)
 {
     say("step 4: the server asks for a proxy connection");
     client->owed++;
-    client->asked_lately++;
-    if (!timer_is_running(&client->try_again))
-        open_proxies(client);
+    open_proxies(client);
 }
 
 static void on_user_done(void *owner, const struct relay_report *user)
@@ -141,7 +136,7 @@ static void on_server_gone(void *owner, const char *why)
     client->welcomed = false;
     line_close(&client->control);
     timer_stop(&client->heartbeat);
-    timer_stop(&client->try_again);
+    timer_stop(&client->pause);
     client->owed = 0;
     forget_proxies(&client->proxies);
     timer_start(client->loop, &client->retry, pause_ms, dial_server, client);
@@ -174,10 +169,7 @@ static void on_pong(struct client *client)
 {
     client->pongs++;
     say_more("pong %d", client->pongs);
-    /* Along with its pongs, the server asks again for what it misses: only what is newer is still owed. */
-    if (client->owed > client->asked_lately)
-        client->owed = client->asked_lately;
-    client->asked_lately = 0;
+    client->owed = 0; /* right behind its pong, the server asks again for what it still misses */
 }
 
 /* welcome TOKEN | busy, then pong and create_proxy */

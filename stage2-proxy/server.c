@@ -2,7 +2,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../common/limits.h"
 #include "../common/line.h"
+#include "../common/listener.h"
 #include "../common/log.h"
 #include "../common/loop.h"
 #include "../common/newcomers.h"
@@ -26,35 +28,38 @@ struct server {
     struct waitlist users;   /* waiting for a proxy connection */
     struct waitlist proxies; /* waiting for a user */
     struct relays relays;    /* users and proxy connections that are joined */
-    int to_ask;              /* proxy connections that the client is still to be asked for */
-    int least_missing;       /* of the proxy connections asked for, since the last look at it */
-    uint64_t looked_ms;      /* the time of that */
+    int missed;              /* proxy connections that were missing at the last roll-call */
+    uint64_t roll_call_ms;   /* the time of that */
     unsigned users_so_far;
 };
 
-/* Step 4: create_proxy. Those that there is no room for now are sent when there is. */
-static void ask_for_proxies(void *owner)
+/* Step 4: create_proxy. Should it get lost, or what comes of it: the roll-call notices. Returns how often it was said. */
+static int ask_for_proxies(struct server *server, int count)
 {
-    struct server *server = owner;
+    int asked = 0;
 
-    while (server->to_ask > 0 && line_send(&server->client, "create_proxy") == 0) {
-        server->to_ask--;
+    for (; asked < count && server->has_client && line_send(&server->client, "create_proxy") == 0; asked++)
         say("step 4: asked the client for a proxy connection");
-    }
+    return asked;
 }
 
-static void request_proxies(struct server *server, int count)
-{
-    if (!server->has_client)
-        return;
-    server->to_ask += count;
-    ask_for_proxies(server);
-}
-
-/* Proxy connections that the client has been asked for and that have not come yet. */
+/* Proxy connections that should be here, if all had come that were asked for. */
 static int missing_proxies(const struct server *server)
 {
-    return server->users.count - server->proxies.count - server->to_ask;
+    return server->users.count - server->proxies.count;
+}
+
+/* Some are always on their way. But those that were missing at the last roll-call already are lost: asked for again. */
+static void call_the_roll(struct server *server)
+{
+    uint64_t now_ms = loop_now_ms(server->loop);
+    int missing = missing_proxies(server);
+    int lost = missing < server->missed ? missing : server->missed;
+
+    if (now_ms < server->roll_call_ms + (uint64_t)server->options.heartbeat_ms / 2)
+        return; /* whoever floods us with pings is not flooded with requests */
+    server->roll_call_ms = now_ms;
+    server->missed = missing - ask_for_proxies(server, lost);
 }
 
 /* Step 6: joins users and proxy connections, first come first served. */
@@ -81,7 +86,7 @@ static void on_user(void *owner, int fd)
         close(fd);
         return;
     }
-    request_proxies(server, 1);
+    ask_for_proxies(server, 1);
     match(server);
 }
 
@@ -92,7 +97,7 @@ static bool has_room_for_user(void *owner)
     struct server *server = owner;
     int others = server->proxies.count + server->newcomers.count + 1;
 
-    return 2 * (server->users.count + server->relays.count + 1) + others <= loop_capacity(server->loop);
+    return server->users.count + server->relays.count < limits_users(others);
 }
 
 static void on_user_left(void *owner, unsigned number, const char *why)
@@ -120,27 +125,10 @@ static void on_client_gone(void *owner, const char *why)
     say("client gone: %s", why);
     line_close(&server->client);
     server->has_client = false;
-    server->to_ask = 0;
     waitlist_clear(&server->proxies);
 }
 
-/* Proxy connections may get lost on their way here: as many as were missing all the time since the last look.
- * They are asked for again. */
-static void repeat_requests(struct server *server)
-{
-    uint64_t now_ms = loop_now_ms(server->loop);
-    int missing = missing_proxies(server);
-    int lost = missing < server->least_missing ? missing : server->least_missing;
-
-    if (now_ms < server->looked_ms + (uint64_t)server->options.heartbeat_ms / 2)
-        return; /* whoever floods us with pings is not flooded with requests */
-    server->looked_ms = now_ms;
-    server->least_missing = missing;
-    if (lost > 0)
-        request_proxies(server, lost);
-}
-
-/* ping -> pong */
+/* ping -> pong, and the roll-call */
 static void on_client_line(void *owner, const char *line)
 {
     struct server *server = owner;
@@ -150,7 +138,7 @@ static void on_client_line(void *owner, const char *line)
         return;
     }
     line_send(&server->client, "pong");
-    repeat_requests(server);
+    call_the_roll(server);
 }
 
 /* welcome TOKEN */
@@ -166,11 +154,10 @@ static void welcome(struct server *server, int fd)
         return;
     }
     server->has_client = true;
-    server->least_missing = 0;
-    server->client.on_room = ask_for_proxies;
+    server->missed = 0;
     line_send(&server->client, "welcome %s", server->token);
     say("step 2: client opened the control connection from %s", sock_peer(fd).text);
-    request_proxies(server, server->users.count);
+    ask_for_proxies(server, missing_proxies(server));
 }
 
 static void turn_away(int fd, const char *why)
@@ -205,8 +192,6 @@ static void on_proxy_line(void *owner, int fd, const char *line)
         complain("lost a proxy connection: %s", errno_text());
         close(fd);
     } else {
-        if (missing_proxies(server) < server->least_missing)
-            server->least_missing = missing_proxies(server);
         match(server);
     }
 }

@@ -5,6 +5,8 @@
 #include <unistd.h>
 
 #include "../common/dial.h"
+#include "../common/first_line.h"
+#include "../common/limits.h"
 #include "../common/line.h"
 #include "../common/list.h"
 #include "../common/log.h"
@@ -14,7 +16,7 @@
 #include "../common/secret.h"
 #include "../common/sock.h"
 
-enum { TRY_AGAIN_MS = 500 };
+enum { PAUSE_MS = 500 }; /* after a proxy connection could not be opened */
 
 struct client {
     struct loop *loop;
@@ -30,11 +32,10 @@ struct client {
 
     char token[TOKEN_SIZE];   /* names the session with the server */
     struct target proxy_port; /* of the same server */
-    int owed;         /* proxy connections that the server has asked for and that are still to be opened */
-    int asked_lately; /* for so many, since the last pong */
-    struct timer try_again; /* until then, after one could not be opened */
-    struct link proxies;    /* those that are not joined yet */
-    struct link started;    /* nor those, but their user is there and waits for the local app */
+    int owed;            /* proxy connections that the server has asked for and that are still to be opened */
+    struct timer pause;  /* until then, after one could not be opened */
+    struct link proxies; /* those that are not joined yet */
+    struct link started; /* nor those, but their user is there and waits for the local app */
     int proxies_count;
     struct relays relays; /* those that are joined */
     unsigned joined;      /* so far */
@@ -49,8 +50,8 @@ struct proxy {
     struct link place;
     struct client *client;
     struct dial dial;
-    struct line_conn conn; /* until `start` */
-    int fd;                /* from then on; else -1 */
+    struct first_line start; /* is awaited, once it is open */
+    int fd;                  /* from then on; else -1 */
 };
 
 static void dial_server(void *owner);
@@ -66,7 +67,7 @@ static void forget_proxy(struct proxy *proxy)
     dial_stop(&proxy->dial);
     list_remove(&proxy->place);
     proxy->client->proxies_count--;
-    line_close(&proxy->conn);
+    first_line_close(&proxy->start);
     if (proxy->fd >= 0)
         close(proxy->fd);
     stop_if_idle(proxy->client);
@@ -80,14 +81,6 @@ static void forget_proxies(struct link *proxies)
 }
 
 static void open_proxies(void *owner);
-
-static void owe_proxy(struct client *client)
-{
-    if (!client->welcomed)
-        return;
-    client->owed++;
-    timer_start(client->loop, &client->try_again, TRY_AGAIN_MS, open_proxies, client);
-}
 
 static void on_proxy_gone(void *owner, const char *why)
 {
@@ -118,18 +111,18 @@ static void on_local_dialed(void *owner, int fd)
 }
 
 /* start; all that follows is the user's */
-static void on_start(void *owner, const char *line)
+static void on_start(void *owner, int fd, const char *line)
 {
     struct proxy *proxy = owner;
     struct client *client = proxy->client;
 
+    proxy->fd = fd;
     if (strcmp(line, "start") != 0) {
         complain("the server said something else than `start`: is it of another stage?");
         on_proxy_gone(proxy, "not in the protocol of this stage");
         return;
     }
     say("step 5: a user is there: dialing the local app");
-    proxy->fd = line_detach(&proxy->conn);
     list_remove(&proxy->place);
     list_append(&client->started, &proxy->place);
     dial_start(&proxy->dial, client->loop, &client->local, on_local_dialed, proxy);
@@ -141,37 +134,42 @@ static void on_proxy_dialed(void *owner, int fd)
     struct proxy *proxy = owner;
     struct client *client = proxy->client;
 
-    if (fd < 0 || sock_say(fd, "proxy %s", client->token) != 0) {
+    if (fd < 0 || sock_send_line(fd, "proxy %s", client->token) != 0) {
         complain("cannot open a proxy connection: %s", errno_text());
         if (fd >= 0)
             close(fd);
         forget_proxy(proxy);
-        owe_proxy(client);
+        client->owed++;
+        timer_start(client->loop, &client->pause, PAUSE_MS, open_proxies, client);
         return;
     }
     say("step 5: opened a proxy connection");
-    if (line_open(&proxy->conn, client->loop, fd, 0, on_start, on_proxy_gone, proxy) != 0) {
+    if (first_line_await(&proxy->start, client->loop, fd, 0, on_start, on_proxy_gone, proxy) != 0) {
         complain("lost a proxy connection: %s", errno_text());
         close(fd);
         forget_proxy(proxy);
     }
 }
 
-/* Step 5: opens the proxy connections that are owed, as far as there are descriptors, two for each. */
+static bool has_room_for_proxy(const struct client *client)
+{
+    return client->proxies_count + client->relays.count < limits_users(0);
+}
+
+/* Step 5: opens the proxy connections that are owed, as far as there are descriptors. */
 static void open_proxies(void *owner)
 {
     struct client *client = owner;
 
-    while (client->owed > 0 &&
-           2 * (client->proxies_count + client->relays.count + 1) < loop_capacity(client->loop)) {
+    while (client->owed > 0 && !timer_is_running(&client->pause) && has_room_for_proxy(client)) {
         struct proxy *proxy = calloc(1, sizeof *proxy);
 
-        client->owed--;
         if (proxy == NULL) {
             complain("cannot open a proxy connection: %s", errno_text());
-            owe_proxy(client);
+            timer_start(client->loop, &client->pause, PAUSE_MS, open_proxies, client);
             return;
         }
+        client->owed--;
         proxy->client = client;
         proxy->fd = -1;
         list_append(&client->proxies, &proxy->place);
@@ -185,9 +183,7 @@ static void on_create_proxy(struct client *client)
 {
     say("step 4: the server asks for a proxy connection");
     client->owed++;
-    client->asked_lately++;
-    if (!timer_is_running(&client->try_again))
-        open_proxies(client);
+    open_proxies(client);
 }
 
 static void on_user_done(void *owner, const struct relay_report *user)
@@ -210,7 +206,7 @@ static void on_server_gone(void *owner, const char *why)
     client->welcomed = false;
     line_close(&client->control);
     timer_stop(&client->heartbeat);
-    timer_stop(&client->try_again);
+    timer_stop(&client->pause);
     client->owed = 0;
     forget_proxies(&client->proxies);
     timer_start(client->loop, &client->retry, pause_ms, dial_server, client);
@@ -243,10 +239,7 @@ static void on_pong(struct client *client)
 {
     client->pongs++;
     say_more("pong %d", client->pongs);
-    /* Along with its pongs, the server asks again for what it misses: only what is newer is still owed. */
-    if (client->owed > client->asked_lately)
-        client->owed = client->asked_lately;
-    client->asked_lately = 0;
+    client->owed = 0; /* right behind its pong, the server asks again for what it still misses */
 }
 
 /* To come back with the same secret would be of no use. */

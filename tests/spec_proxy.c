@@ -402,15 +402,29 @@ static struct peer crowd_a_deaf_client(struct server *server, struct peer *users
     setrlimit(RLIMIT_NOFILE, &limit);
     if (limit.rlim_cur < 3 * CROWD)
         skip_test("this system does not let a program have enough descriptors");
-    *server = start_server("--wait 60 --heartbeat 60"); /* a crowd takes its time */
+    *server = start_server("--wait 60 --heartbeat 2");
     struct peer client = dial_narrowly("the client", server->program, server->control_port);
     greet(server, &client);
-    for (int i = 0; i < CROWD; i++)
+    for (int i = 0; i < CROWD; i++) {
         users[i] = dial("a user", server->program, server->public_port);
+        if (i % 500 == 0)
+            say(&client, "ping\n"); /* it is alive */
+    }
     await_turn(server);
     return client;
 }
 
+/* How often the client is asked for a proxy connection, until the server has nothing more to say. */
+static int count_requests(struct peer *client)
+{
+    int requests = 0;
+
+    while (comes_within(client, 1.1))
+        requests += strcmp(next_line(client, "`create_proxy` or `pong`"), "create_proxy") == 0;
+    return requests;
+}
+
+/* What it had no room for is not lost for good: it is still missing at the next roll-calls, and asked for again. */
 void test_no_request_is_lost_when_the_client_does_not_read(void)
 {
     static struct peer users[CROWD];
@@ -418,10 +432,9 @@ void test_no_request_is_lost_when_the_client_does_not_read(void)
     struct peer client = crowd_a_deaf_client(&server, users);
 
     widen(&client);
-    for (int i = 0; i < CROWD; i++)
-        expect_line(&client, "create_proxy");
-    expect_pong(&client); /* and no more of them */
-    expect_idle(server.program);
+    assert_true(count_requests(&client) < CROWD); /* else nothing got lost */
+    for (int again = 0; again < CROWD; again += count_requests(&client))
+        say(&client, "ping\n");
     for (int i = 0; i < 10; i++) {
         struct peer proxy = open_proxy(&server, "a proxy connection");
 

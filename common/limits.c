@@ -1,0 +1,50 @@
+/* How it works: getrlimit(2), asked each time, so that nothing has to be remembered. */
+#include "limits.h"
+
+#include <sys/resource.h>
+
+enum {
+    OWN_DESCRIPTORS = 16,
+    PIPE_DESCRIPTORS_MAX = 1024,
+    DESCRIPTORS_MAX = 1 << 20, /* more are never needed; and Linux's own usual limit (proc(5), fs.nr_open) */
+};
+
+void limits_raise(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return;
+    limit.rlim_cur = limit.rlim_max < DESCRIPTORS_MAX ? limit.rlim_max : DESCRIPTORS_MAX;
+    (void)setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+static int descriptors(void)
+{
+    struct rlimit limit = {.rlim_cur = 256}; /* the least that a system has */
+
+    (void)getrlimit(RLIMIT_NOFILE, &limit);
+    return limit.rlim_cur < DESCRIPTORS_MAX ? (int)limit.rlim_cur : DESCRIPTORS_MAX;
+}
+
+static int pipe_descriptors(void)
+{
+    int quarter = descriptors() / 4;
+
+    return quarter < PIPE_DESCRIPTORS_MAX ? quarter : PIPE_DESCRIPTORS_MAX;
+}
+
+int limits_pipes(void)
+{
+    return pipe_descriptors() / 2;
+}
+
+int limits_connections(void)
+{
+    return descriptors() - pipe_descriptors() - OWN_DESCRIPTORS;
+}
+
+int limits_users(int others)
+{
+    return (limits_connections() - others) / 2;
+}

@@ -1,0 +1,22 @@
+/*
+ * limits: how many descriptors the system lets this process have, and what they are for.
+ *
+ * With a limit of 1024, as many systems have it:
+ *     256   a quarter, 1024 at most, for pipes: two descriptors each, so 128 pipes
+ *      16   for the program itself: standard streams, the loop, listeners, and some that come and go
+ *     752   for connections
+ */
+#ifndef COMMON_LIMITS_H
+#define COMMON_LIMITS_H
+
+/* Raises the process's limit as far as it goes. */
+void limits_raise(void);
+
+int limits_pipes(void);
+int limits_connections(void);
+
+/* How many users fit, beside so many other connections. A user takes two: at the server its own and its proxy connection,
+ * at the client that and the private connection. With a limit of 1024 and 10 others (752 - 10) / 2 = 371 users. */
+int limits_users(int others);
+
+#endif

@@ -1,0 +1,29 @@
+/*
+ * listener: a port that is open to the world.
+ */
+#ifndef COMMON_LISTENER_H
+#define COMMON_LISTENER_H
+
+#include "loop.h"
+
+/* on_accept gets each new connection: the descriptor is then its own. */
+struct listener {
+    struct loop *loop;
+    struct watch watch;
+    struct timer pause;              /* runs while there is no room for another connection */
+    int port;                        /* the real one, where 0 was asked for */
+    bool (*may_accept)(void *owner); /* if set: asked before each; on "no" connections wait in the backlog */
+    void (*on_accept)(void *owner, int fd);
+    void *owner;
+};
+
+/* Listens on port (0: any free one) of address, or of all addresses, IPv6 and IPv4, if that is NULL. Logs
+ * "listening for WHOM on port N" or why it can't; returns 0 or -1. All zeros is a closed listener, which
+ * may be closed again. */
+int listener_open(struct listener *listener, struct loop *loop, const char *address, int port,
+                  const char *whom, void (*on_accept)(void *owner, int fd), void *owner);
+/* Hands on the connections that are complete already, then closes: nobody who got in is turned away, unless
+ * there is no room. */
+void listener_close(struct listener *listener);
+
+#endif

@@ -1,0 +1,36 @@
+/*
+ * os: what systems know under different names, or only some of them. os_linux.c is Linux's, os_bsd.c that of macOS,
+ * FreeBSD, NetBSD and OpenBSD; the Makefile picks one. All the rest of common/ is POSIX, but for pollers and buckets.
+ *
+ * Descriptors from here do not block, and are not inherited by other programs. What sets an option returns nothing: a
+ * socket that lacks it still works, and that is not worth losing a connection for.
+ */
+#ifndef COMMON_OS_H
+#define COMMON_OS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* As socket(2) for a stream, accept(2) and pipe(2): descriptors, or -1 with errno. */
+int os_socket(int family);
+int os_accept(int listener);
+int os_pipe(int fds[2]);
+
+/* Milliseconds since some moment in the past. Never goes back, and goes on while the machine sleeps. */
+uint64_t os_now_ms(void);
+
+/* After so many seconds of silence, and again and again, the peer's kernel is asked for a sign of life; after three
+ * without an answer the connection is broken. */
+void os_keepalive(int fd, int seconds);
+/* Bytes under way that nobody acknowledges: the connection is broken within a minute, if the system can do that. A peer
+ * that is there, but reads nothing, may take as long as it likes. */
+void os_give_up_the_dead(int fd);
+/* What makes a connection within this machine quick. */
+void os_tune_local(int fd);
+
+/* Bytes that were written but not yet acknowledged by the peer's kernel; 0 if that can't be known. */
+int os_unacknowledged(int fd);
+/* Whether the peer's kernel has sent anything for so many milliseconds; true if that can't be known. */
+bool os_heard_within(int fd, unsigned ms);
+
+#endif

@@ -1,0 +1,88 @@
+/* Linux, with any C library. */
+#include "os.h"
+
+#include <linux/sockios.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <fcntl.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef TCP_RTO_MAX_MS
+#define TCP_RTO_MAX_MS 44 /* linux/tcp.h, since Linux 6.15 */
+#endif
+
+int os_socket(int family)
+{
+    return socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+}
+
+int os_accept(int listener)
+{
+    return accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+}
+
+int os_pipe(int fds[2])
+{
+    return pipe2(fds, O_NONBLOCK | O_CLOEXEC);
+}
+
+uint64_t os_now_ms(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_BOOTTIME,
+                  &now); /* CLOCK_MONOTONIC stands still while the machine sleeps: clock_gettime(2) */
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static void set_tcp(int fd, int name, int value)
+{
+    (void)setsockopt(fd, IPPROTO_TCP, name, &value, sizeof value);
+}
+
+void os_keepalive(int fd, int seconds)
+{
+    int on = 1;
+
+    (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    set_tcp(fd, TCP_KEEPIDLE, seconds);
+    set_tcp(fd, TCP_KEEPINTVL, seconds);
+    set_tcp(fd, TCP_KEEPCNT, 3);
+}
+
+/* Bytes are sent again with pauses that grow to two minutes, for a quarter of an hour (tcp(7), tcp_retries2). With pauses
+ * of at most 4 s the same 15 tries take 50 s. TCP_USER_TIMEOUT would also end a peer that is there but reads nothing. */
+void os_give_up_the_dead(int fd)
+{
+    set_tcp(fd, TCP_RTO_MAX_MS, 4000);
+}
+
+/* Congestion control (RFC 5681) finds out how much a line can carry, and shares it with others. Within a machine there is
+ * no line. BBR, which many systems have for the real ones, paces what is sent with a timer: half the speed, measured, of
+ * the plainest, which any program may choose (tcp(7), TCP_CONGESTION). */
+void os_tune_local(int fd)
+{
+    static const char plainest[] = "reno";
+
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, plainest, sizeof plainest);
+}
+
+int os_unacknowledged(int fd)
+{
+    int bytes = 0;
+
+    return ioctl(fd, SIOCOUTQ, &bytes) == 0 ? bytes : 0; /* tcp(7) */
+}
+
+bool os_heard_within(int fd, unsigned ms)
+{
+    struct tcp_info info = {0};
+    socklen_t size = sizeof info;
+
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0)
+        return false;
+    return info.tcpi_last_ack_recv <= ms || info.tcpi_last_data_recv <= ms;
+}

@@ -1,0 +1,74 @@
+/*
+ * How it works: epoll(7) keeps the set of watched descriptors in the kernel, each with a pointer to its watch, and
+ * epoll_wait(2) returns those that are ready. It is used level-triggered: what stays ready is told again in the next
+ * turn.
+ */
+#include "poller.h"
+
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+enum { EPOLL_EVENTS = 64 }; /* that one call returns */
+
+struct poller {
+    int fd;
+};
+
+static uint32_t epoll_events(unsigned interest)
+{
+    return ((interest & WATCH_READ) ? (uint32_t)EPOLLIN : 0) |
+           ((interest & WATCH_WRITE) ? (uint32_t)EPOLLOUT : 0);
+}
+
+static unsigned watch_bits(uint32_t events)
+{
+    return ((events & EPOLLIN) ? WATCH_READ : 0u) | ((events & EPOLLOUT) ? WATCH_WRITE : 0u) |
+           ((events & (EPOLLERR | EPOLLHUP)) ? WATCH_GONE : 0u);
+}
+
+struct poller *poller_open(void)
+{
+    struct poller *poller = calloc(1, sizeof *poller);
+
+    if (poller == NULL)
+        return NULL;
+    poller->fd = epoll_create1(EPOLL_CLOEXEC);
+    if (poller->fd >= 0)
+        return poller;
+    free(poller);
+    return NULL;
+}
+
+void poller_close(struct poller *poller)
+{
+    close(poller->fd);
+    free(poller);
+}
+
+int poller_set(struct poller *poller, struct watch *watch, unsigned interest)
+{
+    struct epoll_event event = {.events = epoll_events(interest), .data.ptr = watch};
+
+    return epoll_ctl(poller->fd, watch->active ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, watch->fd, &event);
+}
+
+void poller_remove(struct poller *poller, struct watch *watch)
+{
+    epoll_ctl(poller->fd, EPOLL_CTL_DEL, watch->fd, NULL);
+}
+
+void poller_closed(struct poller *poller, int fd)
+{
+    (void)poller, (void)fd; /* the kernel has taken it out of the set by itself: epoll(7) */
+}
+
+int poller_wait(struct poller *poller, struct event *events, int most, int ms)
+{
+    struct epoll_event ready[EPOLL_EVENTS];
+    int count = epoll_wait(poller->fd, ready, most < EPOLL_EVENTS ? most : EPOLL_EVENTS, ms);
+
+    for (int i = 0; i < count; i++)
+        events[i] = (struct event){.watch = ready[i].data.ptr, .ready = watch_bits(ready[i].events)};
+    return count;
+}

@@ -1,0 +1,68 @@
+/*
+ * How it works: a turn fills the bucket from the source and pours it out into the sink at once: nearly always there is
+ * room. Only what did not find any keeps the pump draining, and its bucket.
+ */
+#include "pump.h"
+
+#include <errno.h>
+
+static void give_bucket_back(struct pump *pump, struct buckets *buckets)
+{
+    bucket_return(buckets, pump->bucket);
+    pump->bucket = NULL;
+}
+
+/* Whether a call failed only because it would have had to wait. */
+static bool would_wait(ssize_t count)
+{
+    return count < 0 && (errno == EAGAIN || errno == EINTR);
+}
+
+static enum pumped fill(struct pump *pump, struct buckets *buckets, int source)
+{
+    pump->bucket = bucket_borrow(buckets);
+    if (pump->bucket == NULL)
+        return NO_MEMORY;
+    ssize_t count = bucket_fill(buckets, pump->bucket, source, pump->many);
+    bool nothing_now = would_wait(count);
+    if (count > 0) {
+        pump->many = count >= MANY_BYTES;
+        pump->state = DRAINING;
+        return GOES_ON;
+    }
+    give_bucket_back(pump, buckets);
+    if (nothing_now)
+        return GOES_ON;
+    return count == 0 ? SOURCE_ENDED : SOURCE_BROKEN;
+}
+
+static enum pumped drain(struct pump *pump, struct buckets *buckets, int sink)
+{
+    ssize_t count = bucket_pour(pump->bucket, sink);
+
+    if (count < 0)
+        return would_wait(count) ? GOES_ON : SINK_BROKEN;
+    pump->moved += (uint64_t)count;
+    if (bucket_is_empty(pump->bucket)) {
+        give_bucket_back(pump, buckets);
+        pump->state = FILLING;
+    }
+    return GOES_ON;
+}
+
+enum pumped pump_turn(struct pump *pump, struct buckets *buckets, int source, int sink)
+{
+    enum pumped result = GOES_ON;
+
+    if (pump->state == FILLING)
+        result = fill(pump, buckets, source);
+    if (pump->state == DRAINING)
+        result = drain(pump, buckets, sink);
+    return result;
+}
+
+void pump_end(struct pump *pump, struct buckets *buckets)
+{
+    give_bucket_back(pump, buckets);
+    pump->state = ENDED;
+}

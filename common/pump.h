@@ -1,0 +1,43 @@
+/*
+ * pump: moves the bytes of one direction, as far as this works without waiting. It is always in one of three states:
+ *
+ *                   bytes have come                    end of the stream,
+ *    FILLING  --------------------------->  DRAINING    or an end is broken
+ *   waits for its  <---------------------  waits for its  ------------->  ENDED
+ *   source         all have gone out       sink
+ *
+ * It reads nothing while it has something to send. So a sink that takes nothing stops its source, too.
+ */
+#ifndef COMMON_PUMP_H
+#define COMMON_PUMP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "bucket.h"
+
+enum pump_state { FILLING, DRAINING, ENDED };
+
+struct pump {
+    struct bucket *bucket; /* NULL unless it is draining */
+    uint64_t moved;        /* bytes so far */
+    bool many;             /* the last turn moved many bytes: so will the next one, most likely */
+    uint8_t state;         /* enum pump_state */
+};
+
+/* What came of a turn. After all but the first it is for the caller to end the pump. */
+enum pumped {
+    GOES_ON,
+    SOURCE_ENDED,  /* it will send nothing more, and all that it sent has gone out */
+    SOURCE_BROKEN, /* the same, but this was no orderly end */
+    SINK_BROKEN,   /* it takes nothing any more */
+    NO_MEMORY,     /* for a bucket */
+};
+
+/* One turn: takes in what has come from source, and sends it to sink as far as it goes. If there is more, the loop tells
+ * of it again. Both descriptors must not block; they stay the caller's. */
+enum pumped pump_turn(struct pump *pump, struct buckets *buckets, int source, int sink);
+/* No more turns. What is still in flight is lost. */
+void pump_end(struct pump *pump, struct buckets *buckets);
+
+#endif
