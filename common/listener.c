@@ -102,20 +102,20 @@ static int listening_socket(const struct addrinfo *address)
 }
 
 /* IPv6 first: without an address to listen on it stands for all of them, and takes IPv4 along. */
-static int listening_socket_on(const char *address, int port)
+static int listening_socket_on(const struct endpoint *where)
 {
     static const int families[] = {AF_INET6, AF_INET};
     char service[8];
     int fd = -1;
 
-    snprintf(service, sizeof service, "%d", port);
+    snprintf(service, sizeof service, "%d", where->port);
     errno = 0;
     for (int i = 0; i < 2 && fd < 0 && errno != EADDRINUSE; i++) {
         struct addrinfo hints = {
             .ai_family = families[i], .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
         struct addrinfo *found;
 
-        if (getaddrinfo(address, service, &hints, &found) != 0) {
+        if (getaddrinfo(where->address[0] != '\0' ? where->address : NULL, service, &hints, &found) != 0) {
             errno = EADDRNOTAVAIL;
             continue;
         }
@@ -138,17 +138,36 @@ static int real_port(int fd)
                                                : ((struct sockaddr_in *)&address)->sin_port);
 }
 
-int listener_open(struct listener *listener, struct loop *loop, const char *address, int port,
+static const char *what_would_help(int error)
+{
+    switch (error) {
+    case EADDRINUSE: return "; another program listens there: end it, or choose another port with ";
+    case EACCES:
+        return "; below 1024 it takes root or the capability CAP_NET_BIND_SERVICE, or another port with ";
+    case EADDRNOTAVAIL: return "; it takes an address that this machine has, see ";
+    default: return ", see ";
+    }
+}
+
+static void complain_of(const struct endpoint *where)
+{
+    const char *why = errno_text(), *help = what_would_help(errno);
+    const char *of = where->address[0] != '\0' ? " of " : "";
+
+    complain("cannot listen on port %d%s%s: %s%s%s", where->port, of, where->address, why, help,
+             where->option != NULL ? where->option : "--help");
+}
+
+int listener_open(struct listener *listener, struct loop *loop, const struct endpoint *where,
                   const char *whom, void (*on_accept)(void *owner, int fd), void *owner)
 {
     *listener = (struct listener){.loop = loop, .on_accept = on_accept, .owner = owner};
-    int fd = listening_socket_on(address, port);
+    int fd = listening_socket_on(where);
 
     listener->port = fd >= 0 ? real_port(fd) : -1;
     if (listener->port < 0 ||
         watch_start(loop, &listener->watch, fd, WATCH_READ, on_connection, listener) != 0) {
-        complain("cannot listen on port %d%s%s: %s", port, address ? " of " : "", address ? address : "",
-                 errno_text());
+        complain_of(where);
         if (fd >= 0)
             close(fd);
         *listener = (struct listener){0};

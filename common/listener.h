@@ -6,6 +6,13 @@
 
 #include "loop.h"
 
+/* Where to listen. */
+struct endpoint {
+    char address[64];   /* "": all addresses, IPv6 and IPv4 */
+    int port;           /* 0: any free one */
+    const char *option; /* on the command line, for complaints: "-u" */
+};
+
 /* on_accept gets each new connection: the descriptor is then its own. */
 struct listener {
     struct loop *loop;
@@ -17,10 +24,9 @@ struct listener {
     void *owner;
 };
 
-/* Listens on port (0: any free one) of address, or of all addresses, IPv6 and IPv4, if that is NULL. Logs
- * "listening for WHOM on port N" or why it can't; returns 0 or -1. All zeros is a closed listener, which
- * may be closed again. */
-int listener_open(struct listener *listener, struct loop *loop, const char *address, int port,
+/* Listens, and logs "listening for WHOM on port N", or why it can't and what would help; returns 0 or -1. All zeros is a
+ * closed listener, which may be closed again. */
+int listener_open(struct listener *listener, struct loop *loop, const struct endpoint *where,
                   const char *whom, void (*on_accept)(void *owner, int fd), void *owner);
 /* Hands on the connections that are complete already, then closes: nobody who got in is turned away, unless
  * there is no room. */

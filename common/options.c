@@ -17,41 +17,62 @@ enum { OPT_VERBOSE = 1 << 16, OPT_QUIET = 1 << 17, OPT_HELP = 1 << 18, OPT_VERSI
 enum { DONE = 0, FAILED = 1, WRONG_USAGE = 2 };
 
 static const struct options defaults = {
-    .control_port = 60623,
-    .public_port = 60624,
-    .proxy_port = 60625,
+    .listen = {.option = "-p"},
+    .control = {.port = 60623, .option = "-c"},
+    .public = {.port = 60624, .option = "-u"},
+    .proxy = {.port = 60625, .option = "-x"},
     .heartbeat_ms = 5000,
-    .wait_ms = 10000,
+    .wait_ms = 15000,
     .spares = 8,
-    .drain_ms = 10000,
+    .drain_ms = 8000,
     .log_level = LOG_NORMAL,
 };
+
+static const char a_port[] = "a number from 0 to 65535 (0: any free one), for a server also ADDRESS:PORT";
+static const char a_number[] = "a whole number";
+static const char seconds[] = "a number of seconds, up to a day";
 
 static const struct spec {
     unsigned option;
     char letter; /* 0: none */
     const char *name;
     const char *argument; /* NULL: none */
+    const char *valid;    /* what the argument may be */
     const char *help;
 } specs[] = {
-    {OPT_LISTEN_PORT, 'p', "listen-port", "PORT", "where to listen (server 54287, client 54286)"},
-    {OPT_CONTROL_PORT, 'c', "control-port", "PORT", "the server's port for the control connection (60623)"},
-    {OPT_PUBLIC_PORT, 'u', "public-port", "PORT", "the server's port for users (60624)"},
-    {OPT_PROXY_PORT, 'x', "proxy-port", "PORT", "the server's port for proxy connections (60625)"},
-    {OPT_BIND, 'b', "bind", "ADDRESS", "listen on this address only (all, IPv6 and IPv4)"},
-    {OPT_HEARTBEAT, 0, "heartbeat", "SECONDS", "a ping so often; three without an answer mean gone (5)"},
-    {OPT_WAIT, 0, "wait", "SECONDS", "how long a user waits for a proxy connection (10)"},
-    {OPT_SPARES, 0, "spares", "N", "proxy connections kept ready for users to come (8)"},
-    {OPT_DRAIN, 0, "drain", "SECONDS", "how long a stop lets open connections finish (10)"},
-    {OPT_SECRET_FILE, 0, "secret-file", "FILE", "holds the secret that both ends share ($TUNNEL_SECRET)"},
-    {OPT_COUNT, 'n', "count", "N", "exit after N pongs"},
-    {OPT_VERBOSE, 'v', "verbose", NULL, "log more"},
-    {OPT_QUIET, 'q', "quiet", NULL, "log only what goes wrong"},
-    {OPT_HELP, 'h', "help", NULL, "show this help"},
-    {OPT_VERSION, 'V', "version", NULL, "show the version"},
+    {OPT_LISTEN_PORT, 'p', "listen-port", "PORT", a_port, "where to listen (server 54287, client 54286)"},
+    {OPT_CONTROL_PORT, 'c', "control-port", "PORT", a_port,
+     "the server's port for the control connection (60623)"},
+    {OPT_PUBLIC_PORT, 'u', "public-port", "PORT", a_port, "the server's port for users (60624)"},
+    {OPT_PROXY_PORT, 'x', "proxy-port", "PORT", a_port, "the server's port for proxy connections (60625)"},
+    {OPT_BIND, 'b', "bind", "ADDRESS", NULL, "listen on this address only (all, IPv6 and IPv4)"},
+    {OPT_HEARTBEAT, 0, "heartbeat", "SECONDS", seconds,
+     "a ping so often; three without an answer mean gone (5)"},
+    {OPT_WAIT, 0, "wait", "SECONDS", seconds, "how long a user waits for a proxy connection (15)"},
+    {OPT_SPARES, 0, "spares", "N", "a whole number up to 1000",
+     "proxy connections kept ready for users to come (8)"},
+    {OPT_DRAIN, 0, "drain", "SECONDS", seconds, "how long a stop lets open connections finish (8)"},
+    {OPT_SECRET_FILE, 0, "secret-file", "FILE", NULL,
+     "holds the secret that both ends share ($TUNNEL_SECRET)"},
+    {OPT_PROXY_PROTOCOL, 0, "proxy-protocol", NULL, NULL, "begin each connection to LOCAL with a PROXY line"},
+    {OPT_CONGESTION, 0, "congestion", "NAME", NULL, "congestion control for what leaves this machine (bbr)"},
+    {OPT_COUNT, 'n', "count", "N", a_number, "exit after N pongs"},
+    {OPT_VERBOSE, 'v', "verbose", NULL, NULL, "log more"},
+    {OPT_QUIET, 'q', "quiet", NULL, NULL, "log only what goes wrong"},
+    {OPT_HELP, 'h', "help", NULL, NULL, "show this help"},
+    {OPT_VERSION, 'V', "version", NULL, NULL, "show the version"},
 };
 
-enum { SPECS = sizeof specs / sizeof specs[0] };
+/* What is no option: usage texts name them, and --help explains them. */
+static const struct {
+    const char *name, *help;
+} words[] = {
+    {"LOCAL", "the local app: a port, host:port, [::1]:port, or the path of a Unix socket"},
+    {"SERVER", "the host where the server runs (localhost)"},
+    {"TARGET", "where to connect to, host:port (localhost:54287)"},
+};
+
+enum { SPECS = sizeof specs / sizeof specs[0], WORDS = sizeof words / sizeof words[0] };
 
 int options_wrong(const char *format, ...)
 {
@@ -65,24 +86,33 @@ int options_wrong(const char *format, ...)
     return WRONG_USAGE;
 }
 
-static int show_help(const char *name, unsigned known, const char *arguments)
-{
-    printf("usage: %s [options]%s%s\n", name, arguments[0] != '\0' ? " " : "", arguments);
-    for (int i = 0; i < SPECS; i++) {
-        const struct spec *spec = &specs[i];
-        char left[40];
+/* --- Help --- */
 
-        if (!(known & spec->option))
-            continue;
-        snprintf(left, sizeof left, "--%s%s%s", spec->name, spec->argument ? " " : "",
-                 spec->argument ? spec->argument : "");
-        if (spec->letter != 0)
-            printf("  -%c, %-24s %s\n", spec->letter, left, spec->help);
-        else
-            printf("      %-24s %s\n", left, spec->help);
-    }
+static void show_option(const struct spec *spec)
+{
+    const char *argument = spec->argument != NULL ? spec->argument : "";
+    const char *blank = spec->argument != NULL ? " " : "";
+    char letter[5] = "    ", left[40];
+
+    if (spec->letter != 0)
+        snprintf(letter, sizeof letter, "-%c, ", spec->letter);
+    snprintf(left, sizeof left, "--%s%s%s", spec->name, blank, argument);
+    printf("  %s%-24s %s\n", letter, left, spec->help);
+}
+
+static int show_help(const struct usage *usage, const char *program)
+{
+    printf("usage: %s [options] %s\n%s\n\n", program, usage->arguments, usage->purpose);
+    for (int i = 0; i < WORDS; i++)
+        if (strstr(usage->arguments, words[i].name) != NULL)
+            printf("  %-28s %s\n", words[i].name, words[i].help);
+    for (int i = 0; i < SPECS; i++)
+        if (usage->known & specs[i].option)
+            show_option(&specs[i]);
     return DONE;
 }
+
+/* --- Values --- */
 
 /* A whole number from 0 to most. Returns whether text is one. */
 static bool parse_number(const char *text, int most, int *number)
@@ -108,44 +138,39 @@ static bool parse_seconds(const char *text, int least_ms, int *ms)
     return true;
 }
 
-/* A secret is sent as the end of a line: so it is one, and not too long. */
-static int take_secret(struct options *options, const char *secret, const char *origin)
+/* An address may stand in brackets, as IPv6 ones do in front of a port. Returns whether it can be one. */
+static bool take_address(struct endpoint *where, const char *text, size_t length)
 {
-    size_t length = strcspn(secret, "\r\n");
-
-    if (secret[length] != '\0' && secret[length + strspn(secret + length, "\r\n")] != '\0')
-        complain("the secret in %s is more than one line", origin);
-    else if (length == 0)
-        complain("there is no secret in %s", origin);
-    else if (length >= sizeof options->secret)
-        complain("the secret in %s is longer than %zu bytes", origin, sizeof options->secret - 1);
-    else {
-        memcpy(options->secret, secret, length);
-        options->secret[length] = '\0';
-        return OPTIONS_OK;
+    if (length >= 2 && text[0] == '[' && text[length - 1] == ']') {
+        text++;
+        length -= 2;
     }
-    return FAILED;
+    if (length == 0 || length >= sizeof where->address)
+        return false;
+    memcpy(where->address, text, length);
+    where->address[length] = '\0';
+    return true;
 }
 
-static int read_secret_file(struct options *options, const char *path)
+/* PORT or ADDRESS:PORT. Returns whether text is that. */
+static bool parse_endpoint(const char *text, struct endpoint *where)
 {
-    char text[sizeof options->secret + 3] = {0};
-    FILE *file = fopen(path, "r");
-    size_t size = file != NULL ? fread(text, 1, sizeof text - 1, file) : 0;
-    int status;
+    const char *colon = strrchr(text, ':');
 
-    if (file == NULL || ferror(file)) {
-        complain("cannot read the secret from %s: %s", path, errno_text());
-        status = FAILED;
-    } else if (strlen(text) != size) {
-        complain("the secret in %s is not text", path);
-        status = FAILED;
-    } else {
-        status = take_secret(options, text, path);
-    }
-    if (file != NULL)
-        fclose(file);
-    return status;
+    if (colon == NULL)
+        return parse_number(text, 65535, &where->port);
+    return take_address(where, text, (size_t)(colon - text)) && parse_number(colon + 1, 65535, &where->port);
+}
+
+/* --bind says it for all ports that have no address of their own. Returns whether it can be one. */
+static bool bind_all(struct options *options, const char *address)
+{
+    struct endpoint *all[] = {&options->listen, &options->control, &options->public, &options->proxy};
+
+    for (int i = 0; i < 4; i++)
+        if (all[i]->address[0] == '\0' && !take_address(all[i], address, strlen(address)))
+            return false;
+    return true;
 }
 
 /* Sets one option. Returns OPTIONS_OK, or the status to exit with. */
@@ -154,22 +179,25 @@ static int set(struct options *options, const struct spec *spec, const char *val
     bool valid = true;
 
     switch (spec->option) {
-    case OPT_LISTEN_PORT: valid = parse_number(value, 65535, &options->listen_port); break;
-    case OPT_CONTROL_PORT: valid = parse_number(value, 65535, &options->control_port); break;
-    case OPT_PUBLIC_PORT: valid = parse_number(value, 65535, &options->public_port); break;
-    case OPT_PROXY_PORT: valid = parse_number(value, 65535, &options->proxy_port); break;
+    case OPT_LISTEN_PORT: valid = parse_endpoint(value, &options->listen); break;
+    case OPT_CONTROL_PORT: valid = parse_endpoint(value, &options->control); break;
+    case OPT_PUBLIC_PORT: valid = parse_endpoint(value, &options->public); break;
+    case OPT_PROXY_PORT: valid = parse_endpoint(value, &options->proxy); break;
     case OPT_BIND: options->bind = value; break;
     case OPT_HEARTBEAT: valid = parse_seconds(value, 10, &options->heartbeat_ms); break;
     case OPT_WAIT: valid = parse_seconds(value, 1, &options->wait_ms); break;
     case OPT_SPARES: valid = parse_number(value, 1000, &options->spares); break;
     case OPT_DRAIN: valid = parse_seconds(value, 0, &options->drain_ms); break;
-    case OPT_SECRET_FILE: return read_secret_file(options, value);
+    case OPT_SECRET_FILE: return secret_read(options->secret, value) == 0 ? OPTIONS_OK : FAILED;
+    case OPT_PROXY_PROTOCOL: options->proxy_protocol = true; break;
+    case OPT_CONGESTION: options->congestion = value; break;
     case OPT_COUNT: valid = parse_number(value, 1000000000, &options->count) && options->count > 0; break;
     case OPT_VERBOSE: options->log_level = LOG_VERBOSE; break;
     case OPT_QUIET: options->log_level = LOG_QUIET; break;
     default: break;
     }
-    return valid ? OPTIONS_OK : options_wrong("--%s can't be \"%s\"", spec->name, value);
+    return valid ? OPTIONS_OK
+                 : options_wrong("--%s can't be \"%s\": it takes %s", spec->name, value, spec->valid);
 }
 
 /* Makes the descriptions that getopt_long wants: of the known options only. A long option's value is its
@@ -220,39 +248,57 @@ static int take_arguments(struct options *options, int argc, char **argv, const 
     return OPTIONS_OK;
 }
 
-int options_parse(struct options *options, const char *name, int argc, char **argv, unsigned known,
-                  const char *arguments)
+/* What getopt_long did not understand. Returns the status to exit with. */
+static int complain_of(int value, const char *word)
+{
+    if (value == ':')
+        return options_wrong("%s needs an argument", word);
+    if (optopt > 0 && optopt < 256)
+        return options_wrong("unknown option -%c", optopt);
+    return options_wrong("unknown option %s", word);
+}
+
+/* Goes through the options. Returns OPTIONS_OK, or the status to exit with. */
+static int take_options(struct options *options, const struct usage *usage, int argc, char **argv)
 {
     struct option longs[SPECS + 1];
     char letters[2 * SPECS + 2];
-    const char *secret = getenv("TUNNEL_SECRET");
-    int listen_port = options->listen_port, value, status = OPTIONS_OK;
+    int value, status = OPTIONS_OK;
 
-    *options = defaults;
-    options->listen_port = listen_port;
-    log_open(name, LOG_NORMAL);
-    known |= OPT_VERBOSE | OPT_QUIET | OPT_HELP | OPT_VERSION;
-    describe(known, letters, longs);
+    describe(usage->known, letters, longs);
     opterr = 0;
-    optind = 0; /* glibc and musl: start afresh */
     while (status == OPTIONS_OK && (value = getopt_long(argc, argv, letters, longs, NULL)) != -1) {
         const struct spec *spec = find_spec(value);
 
-        if (value == ':')
-            return options_wrong("%s needs an argument", argv[optind - 1]);
         if (spec == NULL)
-            return optopt > 0 && optopt < 256 ? options_wrong("unknown option -%c", optopt)
-                                              : options_wrong("unknown option %s", argv[optind - 1]);
+            return complain_of(value, argv[optind - 1]);
         if (spec->option == OPT_HELP)
-            return show_help(name, known, arguments);
+            return show_help(usage, argv[0]);
         if (spec->option == OPT_VERSION)
-            return printf("%s of ngrok-- 1.0\n", name) > 0 ? DONE : FAILED;
+            return printf("%s of ngrok-- 1.0\n", usage->name) > 0 ? DONE : FAILED;
         status = set(options, spec, optarg);
     }
+    return status;
+}
+
+int options_parse(struct options *options, const struct usage *usage, int argc, char **argv)
+{
+    struct usage all = *usage;
+    const char *secret = getenv("TUNNEL_SECRET");
+    int listen_port = options->listen.port;
+
+    *options = defaults;
+    options->listen.port = listen_port;
+    log_open(usage->name, LOG_NORMAL);
+    all.known |= OPT_VERBOSE | OPT_QUIET | OPT_HELP | OPT_VERSION;
+    int status = take_options(options, &all, argc, argv);
     if (status == OPTIONS_OK)
-        status = take_arguments(options, argc - optind, argv + optind, arguments);
-    if (status == OPTIONS_OK && (known & OPT_SECRET_FILE) && options->secret[0] == '\0' && secret != NULL)
-        status = take_secret(options, secret, "TUNNEL_SECRET");
-    log_open(name, options->log_level);
+        status = take_arguments(options, argc - optind, argv + optind, usage->arguments);
+    if (status == OPTIONS_OK && options->bind != NULL && !bind_all(options, options->bind))
+        status = options_wrong("--bind can't be \"%s\": it takes an address of this machine", options->bind);
+    if (status == OPTIONS_OK && (usage->known & OPT_SECRET_FILE) && options->secret[0] == '\0' &&
+        secret != NULL)
+        status = secret_take(options->secret, secret, "TUNNEL_SECRET") == 0 ? OPTIONS_OK : FAILED;
+    log_open(usage->name, options->log_level);
     return status;
 }

@@ -9,7 +9,9 @@
 
 #include <stdbool.h>
 
+#include "listener.h"
 #include "log.h"
+#include "secret.h"
 
 enum {
     OPT_LISTEN_PORT = 1 << 0,
@@ -23,32 +25,42 @@ enum {
     OPT_DRAIN = 1 << 8,
     OPT_SECRET_FILE = 1 << 9,
     OPT_COUNT = 1 << 10,
+    OPT_PROXY_PROTOCOL = 1 << 11,
+    OPT_CONGESTION = 1 << 12,
 };
 
 struct options {
-    int listen_port; /* of all ports: 0 means any free one; set this one first, its default is the program's */
-    int control_port;
-    int public_port;
-    int proxy_port;
-    const char *bind; /* NULL: all addresses */
+    struct endpoint listen; /* set its port first: the default is the program's */
+    struct endpoint control;
+    struct endpoint public;
+    struct endpoint proxy;
+    const char *bind; /* of those that have no address of their own; NULL: all addresses */
     int heartbeat_ms;
     int wait_ms;
     int spares;
     int drain_ms;
-    int count; /* 0: no limit */
+    int count;              /* 0: no limit */
+    bool proxy_protocol;    /* tell the local app who the user is */
+    const char *congestion; /* name of the congestion control; NULL: the system's choice */
     enum log_level log_level;
-    char secret[101];         /* "": none */
+    char secret[SECRET_SIZE]; /* "": none */
     const char *arguments[2]; /* what is not an option; NULL where left out */
 };
 
 enum { OPTIONS_OK = -1 };
 
-/* Fills in *options: defaults, then the command line, then TUNNEL_SECRET. Opens the log under name, "server" or
- * "client". known: the OPT_ bits that this program has. arguments: what else is expected, "LOCAL [SERVER]". Returns
- * OPTIONS_OK, or the status to exit with, when everything is said (--help, --version: 0; a file that can't be read: 1;
- * wrong usage: 2). The strings belong to argv. */
-int options_parse(struct options *options, const char *name, int argc, char **argv, unsigned known,
-                  const char *arguments);
+/* What a program is: for its --help, and for what it understands. */
+struct usage {
+    const char *name;      /* "server" or "client": opens the log under it */
+    const char *purpose;   /* a sentence */
+    unsigned known;        /* the OPT_ bits that this program has */
+    const char *arguments; /* what else is expected: "LOCAL [SERVER]" */
+};
+
+/* Fills in *options: defaults, then the command line, then TUNNEL_SECRET. Returns OPTIONS_OK, or the status to exit with,
+ * when everything is said (--help, --version: 0; a file that can't be read: 1; wrong usage: 2). Strings belong to
+ * argv. */
+int options_parse(struct options *options, const struct usage *usage, int argc, char **argv);
 
 /* Says in one line that the command line is wrong. Returns the status to exit with. */
 __attribute__((format(printf, 1, 2))) int options_wrong(const char *format, ...);

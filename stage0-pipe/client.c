@@ -87,8 +87,8 @@ static int open_client(struct client *client)
         return -1;
     list_init(&client->calls);
     relays_init(&client->relays, client->loop, on_done, client);
-    return listener_open(&client->listener, client->loop, options->bind, options->listen_port, "connections",
-                         on_connection, client);
+    return listener_open(&client->listener, client->loop, &options->listen, "connections", on_connection,
+                         client);
 }
 
 static void close_client(struct client *client)
@@ -100,11 +100,13 @@ static void close_client(struct client *client)
     loop_free(client->loop);
 }
 
+static const char about[] = "Joins every connection that it accepts with one of its own to TARGET.";
+
 int main(int argc, char **argv)
 {
-    struct client client = {.options.listen_port = 54286};
-    unsigned known = OPT_LISTEN_PORT | OPT_BIND;
-    int status = options_parse(&client.options, "client", argc, argv, known, "[TARGET]");
+    struct client client = {.options.listen.port = 54286};
+    struct usage usage = {"client", about, OPT_LISTEN_PORT | OPT_BIND, "[TARGET]"};
+    int status = options_parse(&client.options, &usage, argc, argv);
     const char *target =
         client.options.arguments[0] != NULL ? client.options.arguments[0] : "localhost:54287";
 

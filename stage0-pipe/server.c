@@ -36,8 +36,8 @@ static int open_server(struct server *server)
     if (server->loop == NULL)
         return -1;
     relays_init(&server->relays, server->loop, on_done, server);
-    return listener_open(&server->listener, server->loop, options->bind, options->listen_port, "connections",
-                         on_connection, server);
+    return listener_open(&server->listener, server->loop, &options->listen, "connections", on_connection,
+                         server);
 }
 
 static void close_server(struct server *server)
@@ -47,11 +47,13 @@ static void close_server(struct server *server)
     loop_free(server->loop);
 }
 
+static const char about[] = "Echoes: pipes every connection back into itself.";
+
 int main(int argc, char **argv)
 {
-    struct server server = {.options.listen_port = 54287};
-    unsigned known = OPT_LISTEN_PORT | OPT_BIND;
-    int status = options_parse(&server.options, "server", argc, argv, known, "");
+    struct server server = {.options.listen.port = 54287};
+    struct usage usage = {"server", about, OPT_LISTEN_PORT | OPT_BIND, ""};
+    int status = options_parse(&server.options, &usage, argc, argv);
 
     if (status != OPTIONS_OK)
         return status;

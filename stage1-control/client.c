@@ -118,17 +118,19 @@ static void close_client(struct client *client)
     loop_free(client->loop);
 }
 
+static const char about[] = "Opens the control connection to SERVER, pings, and comes back after any loss.";
+
 int main(int argc, char **argv)
 {
     struct client client = {0};
-    unsigned known = OPT_CONTROL_PORT | OPT_HEARTBEAT;
-    known |= OPT_COUNT;
-    int status = options_parse(&client.options, "client", argc, argv, known, "[SERVER]");
+    struct usage usage = {"client", about, OPT_CONTROL_PORT | OPT_HEARTBEAT, "[SERVER]"};
+    usage.known |= OPT_COUNT;
+    int status = options_parse(&client.options, &usage, argc, argv);
     const char *server = client.options.arguments[0] != NULL ? client.options.arguments[0] : "localhost";
 
     if (status != OPTIONS_OK)
         return status;
-    if (target_parse(&client.server, server, client.options.control_port) != 0)
+    if (target_parse(&client.server, server, client.options.control.port) != 0)
         return options_wrong("SERVER can't be \"%s\"", server);
     status = open_client(&client) == 0 ? loop_run(client.loop) : 1;
     close_client(&client);

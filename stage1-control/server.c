@@ -87,14 +87,13 @@ static void on_control(void *owner, int fd)
 static int open_server(struct server *server)
 {
     struct options *options = &server->options;
-    const char *bind = options->bind;
 
     server->loop = loop_new();
     if (server->loop == NULL)
         return -1;
     newcomers_init(&server->newcomers, server->loop);
-    if (listener_open(&server->control, server->loop, bind, options->control_port, "the client", on_control,
-                      server) != 0)
+    if (listener_open(&server->control, server->loop, &options->control, "the client", on_control, server) !=
+        0)
         return -1;
     say("step 1: waiting for the client");
     return 0;
@@ -108,11 +107,13 @@ static void close_server(struct server *server)
     loop_free(server->loop);
 }
 
+static const char about[] = "Lets one client at a time open the control connection, and answers its pings.";
+
 int main(int argc, char **argv)
 {
     struct server server = {0};
-    unsigned known = OPT_CONTROL_PORT | OPT_BIND | OPT_HEARTBEAT;
-    int status = options_parse(&server.options, "server", argc, argv, known, "");
+    struct usage usage = {"server", about, OPT_CONTROL_PORT | OPT_BIND | OPT_HEARTBEAT, ""};
+    int status = options_parse(&server.options, &usage, argc, argv);
 
     if (status != OPTIONS_OK)
         return status;

@@ -155,7 +155,7 @@ static void on_heartbeat(void *owner)
 static void on_welcome(struct client *client, const char *token)
 {
     memcpy(client->token, token, sizeof client->token);
-    if (target_of_peer(&client->proxy_port, client->control.watch.fd, client->options.proxy_port) != 0) {
+    if (target_of_peer(&client->proxy_port, client->control.watch.fd, client->options.proxy.port) != 0) {
         on_server_gone(client, errno_text());
         return;
     }
@@ -233,17 +233,19 @@ static void close_client(struct client *client)
     loop_free(client->loop);
 }
 
+static const char about[] = "Opens proxy connections to SERVER, and echoes what its users say.";
+
 int main(int argc, char **argv)
 {
     struct client client = {0};
-    unsigned known = OPT_CONTROL_PORT | OPT_HEARTBEAT;
-    known |= OPT_PROXY_PORT;
-    int status = options_parse(&client.options, "client", argc, argv, known, "[SERVER]");
+    struct usage usage = {"client", about, OPT_CONTROL_PORT | OPT_HEARTBEAT, "[SERVER]"};
+    usage.known |= OPT_PROXY_PORT;
+    int status = options_parse(&client.options, &usage, argc, argv);
     const char *server = client.options.arguments[0] != NULL ? client.options.arguments[0] : "localhost";
 
     if (status != OPTIONS_OK)
         return status;
-    if (target_parse(&client.server, server, client.options.control_port) != 0)
+    if (target_parse(&client.server, server, client.options.control.port) != 0)
         return options_wrong("SERVER can't be \"%s\"", server);
     status = open_client(&client) == 0 ? loop_run(client.loop) : 1;
     close_client(&client);

@@ -213,7 +213,6 @@ static void on_proxy(void *owner, int fd)
 static int open_server(struct server *server)
 {
     struct options *options = &server->options;
-    const char *bind = options->bind;
 
     server->loop = loop_new();
     if (server->loop == NULL)
@@ -222,14 +221,13 @@ static int open_server(struct server *server)
     waitlist_init(&server->users, server->loop, options->wait_ms, false, on_user_left, server);
     waitlist_init(&server->proxies, server->loop, 0, true, on_proxy_left, server);
     relays_init(&server->relays, server->loop, on_user_done, server);
-    if (listener_open(&server->control, server->loop, bind, options->control_port, "the client", on_control,
-                      server) != 0)
-        return -1;
-    if (listener_open(&server->public, server->loop, bind, options->public_port, "users", on_user, server) !=
+    if (listener_open(&server->control, server->loop, &options->control, "the client", on_control, server) !=
         0)
         return -1;
-    if (listener_open(&server->proxy, server->loop, bind, options->proxy_port, "proxy connections", on_proxy,
-                      server) != 0)
+    if (listener_open(&server->public, server->loop, &options->public, "users", on_user, server) != 0)
+        return -1;
+    if (listener_open(&server->proxy, server->loop, &options->proxy, "proxy connections", on_proxy, server) !=
+        0)
         return -1;
     server->public.may_accept = has_room_for_user;
     say("step 1: waiting for the client");
@@ -249,12 +247,14 @@ static void close_server(struct server *server)
     loop_free(server->loop);
 }
 
+static const char about[] = "Takes users in, and joins each with a proxy connection that the client opens.";
+
 int main(int argc, char **argv)
 {
     struct server server = {0};
-    unsigned known = OPT_CONTROL_PORT | OPT_BIND | OPT_HEARTBEAT;
-    known |= OPT_PUBLIC_PORT | OPT_PROXY_PORT | OPT_WAIT;
-    int status = options_parse(&server.options, "server", argc, argv, known, "");
+    struct usage usage = {"server", about, OPT_CONTROL_PORT | OPT_BIND | OPT_HEARTBEAT, ""};
+    usage.known |= OPT_PUBLIC_PORT | OPT_PROXY_PORT | OPT_WAIT;
+    int status = options_parse(&server.options, &usage, argc, argv);
 
     if (status != OPTIONS_OK)
         return status;

@@ -225,7 +225,7 @@ static void on_heartbeat(void *owner)
 static void on_welcome(struct client *client, const char *token)
 {
     memcpy(client->token, token, sizeof client->token);
-    if (target_of_peer(&client->proxy_port, client->control.watch.fd, client->options.proxy_port) != 0) {
+    if (target_of_peer(&client->proxy_port, client->control.watch.fd, client->options.proxy.port) != 0) {
         on_server_gone(client, errno_text());
         return;
     }
@@ -344,19 +344,21 @@ static void close_client(struct client *client)
     loop_free(client->loop);
 }
 
+static const char about[] = "Makes LOCAL reachable for the users of SERVER, through firewalls and NATs.";
+
 int main(int argc, char **argv)
 {
     struct client client = {0};
-    unsigned known = OPT_CONTROL_PORT | OPT_HEARTBEAT;
-    known |= OPT_PROXY_PORT;
-    known |= OPT_DRAIN | OPT_SECRET_FILE;
-    int status = options_parse(&client.options, "client", argc, argv, known, "LOCAL [SERVER]");
+    struct usage usage = {"client", about, OPT_CONTROL_PORT | OPT_HEARTBEAT, "LOCAL [SERVER]"};
+    usage.known |= OPT_PROXY_PORT;
+    usage.known |= OPT_DRAIN | OPT_SECRET_FILE;
+    int status = options_parse(&client.options, &usage, argc, argv);
     const char *server = client.options.arguments[1] != NULL ? client.options.arguments[1] : "localhost";
     const char *local = client.options.arguments[0];
 
     if (status != OPTIONS_OK)
         return status;
-    if (target_parse(&client.server, server, client.options.control_port) != 0)
+    if (target_parse(&client.server, server, client.options.control.port) != 0)
         return options_wrong("SERVER can't be \"%s\"", server);
     if (target_parse(&client.local, local, 0) != 0)
         return options_wrong("LOCAL can't be \"%s\"", local);
