@@ -100,7 +100,7 @@ build/page.inc: stage3-local/page.html
 	@mkdir -p $(@D)
 	@od -An -v -tx1 $< | sed 's/ \(..\)/0x\1,/g; $$ s/,$$//' > $@
 
--include $(wildcard $(BUILD)/*/*.d $(BUILD)/tests/*/*.d)
+-include $(wildcard $(BUILD)/*/*.d $(BUILD)/tests/*/*.d $(BUILD)/tests/stages/hostile/*.d)
 
 # This file changes only when the compiler or its flags do; then everything is built anew.
 $(BUILD)/flags: FORCE
@@ -112,7 +112,7 @@ FORCE:
 # ---- trying ---------------------------------------------------------------------------------------
 
 demo: stage3  ## all of it on this machine, to look at (DEMO_SECONDS=3 ends it)
-	@tests/demo.sh
+	@stage3-local/demo.sh
 
 nat-lab: all  ## a NAT in a box, to play with (as root; DELAY=100: far away)
 	@tests/natlab/up
@@ -140,17 +140,17 @@ TESTS = test-common test-stage0 test-stage1 test-stage2 test-stage3
 test: all build-tests  ## all tests that need no root and no network
 	@{ $(MAKE) -k -Otarget $(if $(filter -j%,$(MAKEFLAGS)),,-j4) $(TESTS); echo "make test: status $$?"; } 2>&1 | \
 	 tee $(BUILD)/test.log
-	@awk -f tests/summary.awk $(BUILD)/test.log
+	@awk -f tests/checks/summary.awk $(BUILD)/test.log
 
-# A file tests/test_X.c holds the tests of common/X.c.
-UNIT_TESTS = $(patsubst tests/%.c,%,$(filter-out tests/test_stage%,$(wildcard tests/test_*.c)))
+# A file tests/unit/test_X.c holds the tests of common/X.c.
+UNIT_TESTS = $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/test_*.c))
 
 test-common: $(UNIT_TESTS:%=run-%)  ## test the modules of common/
 
-$(UNIT_TESTS:%=run-%): run-%: $(BUILD)/tests/%
+$(UNIT_TESTS:%=run-%): run-%: $(BUILD)/tests/unit/%
 	@$<
 
-$(UNIT_TESTS:%=$(BUILD)/tests/%): %: %.o $(BUILD)/tests/unit.o $(BUILD)/common.a
+$(UNIT_TESTS:%=$(BUILD)/tests/unit/%): %: %.o $(BUILD)/tests/unit/unit.o $(BUILD)/common.a
 	@echo "  link     $@"
 	$Q$(LINK) -o $@ $^ $$(pkg-config --libs cmocka)
 
@@ -160,12 +160,12 @@ $(BUILD)/tests/%.o: tests/%.c $(BUILD)/flags | need-cmocka
 	$Q$(COMPILE) $$(pkg-config --cflags cmocka) -MMD -MP -c -o $@ $<
 
 # All test programs, not run.
-build-tests: $(UNIT_TESTS:%=$(BUILD)/tests/%)
+build-tests: $(UNIT_TESTS:%=$(BUILD)/tests/unit/%)
 
 need-cmocka:
 	@pkg-config --exists cmocka || { echo "The tests need cmocka, a library: ./setup.sh installs it." >&2; exit 1; }
 
-include tests/stage-tests.mk
+include tests/stages/stage-tests.mk
 
 ifeq ($(SANITIZE)$(COVERAGE),)  # it is about the plain programs
   TESTS += test-walkthrough
@@ -184,10 +184,10 @@ test-mutants:  ## put small faults into a copy: do the tests notice each?
 	@tests/mutants/run
 
 test-repeat: all build-tests  ## all tests RUNS=50 times over, while the processors are busy
-	@tests/repeat
+	@tests/checks/repeat
 
 test-valgrind: all build-tests  ## unit tests and programs under valgrind
-	@tests/valgrind
+	@tests/checks/valgrind
 
 test-nat: all  ## through a NAT and what befalls it (as root)
 	@tests/natlab/test
@@ -208,15 +208,15 @@ bench: stage3  ## measure against no tunnel and other tunnels (QUICK=1: a minute
 	@tests/bench/run
 
 coverage:  ## which lines the tests reach (build/coverage/html)
-	@rm -f build/coverage/*/*.gcda build/coverage/tests/*/*.gcda
+	@rm -f build/coverage/*/*.gcda build/coverage/tests/*/*.gcda build/coverage/tests/stages/hostile/*.gcda
 	@$(MAKE) COVERAGE=1 coverage-report
 
 coverage-report: test
 	@OUT=$(OUT) tests/faults/run without-memory
-	@tests/coverage.sh
+	@tests/checks/coverage.sh
 
 lint: build/page.inc  ## clang-format, clang-tidy, cppcheck, shellcheck
-	@tests/lint.sh
+	@tests/checks/lint.sh
 
 # ---- installing -----------------------------------------------------------------------------------
 
@@ -237,7 +237,7 @@ clean:  ## remove everything that was built
 
 help:  ## list these targets
 	@awk -F ':.*## *' '/^[a-z0-9 -]+:.*## / { sub(/ .* /, "..", $$1); printf "  make %-22s %s\n", $$1, $$2 }' \
-	 Makefile tests/stage-tests.mk
+	 Makefile tests/stages/stage-tests.mk
 
 .PHONY: all stage0 stage1 stage2 stage3 FORCE demo diff-stage1 diff-stage2 diff-stage3 nat-lab nat-lab-down \
         test build-tests need-cmocka test-common $(UNIT_TESTS:%=run-%) test-walkthrough test-faults \

@@ -168,7 +168,7 @@ def check_diffs(book):
 def port_numbers():
     """All ports that the programs use if nobody says otherwise."""
     text = "".join((ROOT / name).read_text() for name in
-                   ("common/options.c", "stage0-pipe/server.c", "stage0-pipe/client.c", "tests/demo.sh"))
+                   ("common/options.c", "stage0-pipe/server.c", "stage0-pipe/client.c", "stage3-local/demo.sh"))
     return {int(port) for port in re.findall(r"(?:_port = |_PORT:-)(\d+)", text)}
 
 
@@ -331,10 +331,10 @@ class Repository:
                    if path.suffix in (".c", ".h", ".sh", ".mk", ".html") or path.name in ("Makefile", "up", "README.md")]
         self.text = "\n".join(sources)
         self.words = set(re.findall(r"\w+", self.text))
-        makefiles = "\n".join(path.read_text() for path in [ROOT / "Makefile", *ROOT.glob("tests/*.mk")])
+        makefiles = "\n".join(path.read_text() for path in [ROOT / "Makefile", *ROOT.glob("tests/*/*.mk")])
         self.targets = set(re.findall(r"^([a-z][\w-]*):", makefiles, re.M))
         self.targets |= {f"{name}{n}" for name in re.findall(r"\b([a-z-]+)%:", makefiles) for n in "0123"}
-        self.make_variables = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)*\b", makefiles + (ROOT / "tests/demo.sh").read_text() +
+        self.make_variables = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)*\b", makefiles + (ROOT / "stage3-local/demo.sh").read_text() +
                                              (ROOT / "tests/natlab/up").read_text()))
         self.messages = [self.pattern(text) for text in re.findall(r'"((?:[^"\\\n]|\\.)*)"', self.text)
                          if len(re.sub(r"%[a-z.*\d]*|[^a-z]", "", text)) > 5]  # enough words to be told apart

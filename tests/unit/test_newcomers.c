@@ -6,7 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "../common/newcomers.h"
+#include "../../common/newcomers.h"
 
 static struct newcomers newcomers;
 static char heard[200];

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "../common/waitlist.h"
+#include "../../common/waitlist.h"
 
 enum { PATIENCE_MS = 60000 };
 

@@ -1,7 +1,7 @@
 /* list: objects that stand in a row. */
 #include "unit.h"
 
-#include "../common/list.h"
+#include "../../common/list.h"
 
 struct member {
     struct link place;

@@ -19,7 +19,7 @@ programs=${OUT:-}stage3-local
 if [ -z "${DEMO_INNER:-}" ] && [ -t 0 ] && [ -t 2 ] &&
     read -r _ _ _ _ group _ _ foreground _ </proc/$$/stat 2>/dev/null && [ "$group" = "$foreground" ]; then
     set -m
-    DEMO_INNER=1 sh tests/demo.sh
+    DEMO_INNER=1 sh stage3-local/demo.sh
     exit
 fi
 

@@ -2,7 +2,7 @@
 # After the tests ran with COVERAGE=1: how many lines of each folder they reached. The report, line by
 # line, is build/coverage/html/index.html. The sample app is left out: test-browser tries that one.
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 out=build/coverage
 folders='common stage0-pipe stage1-control stage2-proxy stage3-local'
 command -v lcov >/dev/null || { echo "coverage needs lcov, which is not installed" >&2; exit 1; }

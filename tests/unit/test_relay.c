@@ -11,8 +11,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "../common/relay.h"
-#include "../common/sock.h"
+#include "../../common/relay.h"
+#include "../../common/sock.h"
 
 enum { MEGA = 1 << 20 };
 

@@ -10,7 +10,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "../common/line.h"
+#include "../../common/line.h"
 
 /* One that listens to lines, and writes all that it hears into a row: "line|line|". */
 struct listener {

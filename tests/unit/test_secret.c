@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#include "../common/secret.h"
+#include "../../common/secret.h"
 
 static void test_a_token_has_32_hexadecimal_digits(void **state)
 {

@@ -21,7 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../common/sock.h"
+#include "../../common/sock.h"
 
 enum {
     TURN_MS = 1,         /* the longest that a turn waits */

@@ -1,13 +1,13 @@
 #!/bin/sh
 # Makes my-stageN, for a reader who writes stage N: the code of the stage before it, and a note on what to add.
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 stage=$1
 mine=my-stage$stage
 
 case $stage in
-0) from=tests/skeleton ;;
+0) from=tests/stages/skeleton ;;
 1) from=stage0-pipe ;;
 2) from=stage1-control ;;
 3) from=stage2-proxy ;;

@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "../common/log.h"
+#include "../../common/log.h"
 
 static int begin(void **state)
 {

@@ -14,7 +14,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "../common/dial.h"
+#include "../../common/dial.h"
 
 enum { TIME_OUT_MS = 5000 };
 

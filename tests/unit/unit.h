@@ -19,7 +19,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "../common/loop.h"
+#include "../../common/loop.h"
 
 extern struct loop *loop;
 

@@ -6,10 +6,11 @@
 #   make test-stage2 ONLY='*token*'   those tests alone whose names are like that
 #   make try-stage2                   makes my-stage2 to begin with: stage 1's code, and a note on what to add
 
-STAGE_PARTS = harness peers roles spec_cli spec_control spec_join spec_proxy
-STAGE_TESTS = $(foreach n,0 1 2 3,$(BUILD)/tests/test_stage$n)
+HARNESS = $(patsubst %,$(BUILD)/tests/%.o,stages/harness stages/peers)
+STAGE_PARTS = $(patsubst %,$(BUILD)/tests/stages/%.o,roles spec_cli spec_control spec_join spec_proxy)
+STAGE_TESTS = $(foreach n,0 1 2 3,$(BUILD)/tests/stages/test_stage$n)
 
-$(STAGE_TESTS): %: %.o $(STAGE_PARTS:%=$(BUILD)/tests/%.o)
+$(STAGE_TESTS): %: %.o $(STAGE_PARTS) $(HARNESS)
 	@echo "  link     $@"
 	$Q$(LINK) -o $@ $^ $$(pkg-config --libs cmocka)
 
@@ -23,31 +24,31 @@ $(OWN): %: %.c $(BUILD)/common.a $(wildcard common/*.h) $(BUILD)/flags
 	@echo "  build    $@"
 	$Q$(COMPILE) $(MODE_LDFLAGS) $(LDFLAGS) -Icommon -o $@ $< $(BUILD)/common.a
 
-test-stage0: $(BUILD)/tests/test_stage0 $(if $(DIR),$(OWN),stage0)  ## test stage 0 (DIR=folder: your own)
+test-stage0: $(BUILD)/tests/stages/test_stage0 $(if $(DIR),$(OWN),stage0)  ## test stage 0 (DIR=folder: your own)
 	@$< $(or $(OWN_DIR),$(OUT)stage0-pipe) $(ONLY)
-test-stage1: $(BUILD)/tests/test_stage1 $(if $(DIR),$(OWN),stage1)  ## test stage 1 (DIR=folder: your own)
+test-stage1: $(BUILD)/tests/stages/test_stage1 $(if $(DIR),$(OWN),stage1)  ## test stage 1 (DIR=folder: your own)
 	@$< $(or $(OWN_DIR),$(OUT)stage1-control) $(ONLY)
-test-stage2: $(BUILD)/tests/test_stage2 $(if $(DIR),$(OWN),stage2)  ## test stage 2 (DIR=folder: your own)
+test-stage2: $(BUILD)/tests/stages/test_stage2 $(if $(DIR),$(OWN),stage2)  ## test stage 2 (DIR=folder: your own)
 	@$< $(or $(OWN_DIR),$(OUT)stage2-proxy) $(ONLY)
-test-stage3: $(BUILD)/tests/test_stage3 $(if $(DIR),$(OWN),stage3)  ## test stage 3 (DIR=folder: your own)
+test-stage3: $(BUILD)/tests/stages/test_stage3 $(if $(DIR),$(OWN),stage3)  ## test stage 3 (DIR=folder: your own)
 	@$< $(or $(OWN_DIR),$(OUT)stage3-local) $(ONLY)
 
 try-stage0 try-stage1 try-stage2 try-stage3: try-stage%:  ## write stage N yourself: makes my-stageN
-	@tests/try-stage.sh $*
+	@tests/stages/try-stage.sh $*
 
 # The same tests hold for programs in another language.
 test-other-language: $(STAGE_TESTS)  ## stages 1 and 2 in Python pass the same tests
-	@tests/other-language/run $(BUILD)/tests
+	@tests/other-language/run $(BUILD)/tests/stages
 
 # What a half-finished program does must not hang or confuse the tests.
-test-harness: $(BUILD)/tests/hostile/test_hostile $(STAGE_TESTS)  ## hold the tests against programs that misbehave
-	@$< tests/hostile $(BUILD)/tests
+test-harness: $(BUILD)/tests/stages/hostile/test_hostile $(STAGE_TESTS)  ## hold the tests against programs that misbehave
+	@$< tests/stages/hostile $(BUILD)/tests/stages
 
-$(BUILD)/tests/hostile/test_hostile: %: %.o $(BUILD)/tests/harness.o $(BUILD)/tests/peers.o
+$(BUILD)/tests/stages/hostile/test_hostile: %: %.o $(HARNESS)
 	@echo "  link     $@"
 	$Q$(LINK) -o $@ $^ $$(pkg-config --libs cmocka)
 
-build-tests: $(BUILD)/tests/hostile/test_hostile
+build-tests: $(BUILD)/tests/stages/hostile/test_hostile
 
 TESTS += test-harness
 ifeq ($(SANITIZE)$(COVERAGE),)

@@ -3,7 +3,7 @@
 # clang-tidy and cppcheck all C, shellcheck all shell. Exits 1 if one of them finds anything.
 # What clang-tidy looks for, what not, and why, is in .clang-tidy.
 set -u
-cd "$(dirname "$0")/.." || exit
+cd "$(dirname "$0")/../.." || exit
 
 sources=$(find common stage[0-3]-* tests -name '*.c')
 headers=$(find common stage[0-3]-* tests -name '*.h')

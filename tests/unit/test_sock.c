@@ -11,7 +11,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "../common/sock.h"
+#include "../../common/sock.h"
 
 /* socket(2) and bind(2), as on a machine where IPv6 is not built in, or switched off. */
 static bool ipv6_is_missing, ipv6_is_off;

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "../common/options.h"
+#include "../../common/options.h"
 
 enum { ALL = (1 << 11) - 1, MOST_WORDS = 16 };
 
