@@ -150,7 +150,7 @@ test-common: $(UNIT_TESTS:%=run-%)  ## test the modules of common/
 $(UNIT_TESTS:%=run-%): run-%: $(BUILD)/tests/unit/%
 	@$<
 
-$(UNIT_TESTS:%=$(BUILD)/tests/unit/%): %: %.o $(BUILD)/tests/unit/unit.o $(BUILD)/common.a
+$(UNIT_TESTS:%=$(BUILD)/tests/unit/%): %: %.o $(BUILD)/tests/unit/unit.o $(BUILD)/tests/basics.o $(BUILD)/common.a
 	@echo "  link     $@"
 	$Q$(LINK) -o $@ $^ $$(pkg-config --libs cmocka)
 

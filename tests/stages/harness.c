@@ -73,13 +73,6 @@ int64_t now_ms(void)
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-static double slowness(void)
-{
-    const char *factor = getenv("TEST_PATIENCE");
-
-    return factor != NULL && atof(factor) > 0 ? atof(factor) : 1;
-}
-
 double patience(void)
 {
     return 5 * slowness();
@@ -738,17 +731,7 @@ void expect_idle(struct program *program)
 
 int open_descriptors(struct program *program)
 {
-    char path[50];
-    int count = 0;
-
-    snprintf(path, sizeof path, "/proc/%d/fd", (int)program->pid);
-    DIR *directory = opendir(path);
-    if (directory == NULL)
-        return -1;
-    while (readdir(directory) != NULL)
-        count++;
-    closedir(directory);
-    return count - 2;
+    return descriptors_of(program->pid);
 }
 
 void expect_descriptors(struct program *program, int most)

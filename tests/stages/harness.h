@@ -21,6 +21,8 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "../basics.h"
+
 /* ---- tests ---- */
 
 struct spec {
@@ -125,7 +127,6 @@ void widen(struct peer *peer); /* from now on with more room */
 void expect_refused(struct program *with, const char *address, int port, const char *what);
 /* The same, for what is about to happen. */
 void expect_refused_soon(struct program *with, int port, const char *what);
-bool has_ipv6(void);
 /* The peer's own port. */
 int own_port(struct peer *peer);
 

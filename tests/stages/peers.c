@@ -4,10 +4,10 @@
  */
 #include "inner.h"
 
-#include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <stdio.h>
@@ -34,7 +34,7 @@ void close_sockets(void)
 {
     for (int fd = 0; fd < DESCRIPTORS; fd++)
         if (is_open[fd]) {
-            setsockopt(fd, SOL_SOCKET, SO_LINGER, &(struct linger){.l_onoff = 1}, sizeof(struct linger));
+            reset_when_closed(fd);
             close(fd);
             is_open[fd] = false;
         }
@@ -49,29 +49,11 @@ static void close_socket(int *fd)
     *fd = -1;
 }
 
-static socklen_t make_address(struct sockaddr_storage *storage, const char *address, int port)
-{
-    struct sockaddr_in *four = (struct sockaddr_in *)storage;
-    struct sockaddr_in6 *six = (struct sockaddr_in6 *)storage;
-
-    memset(storage, 0, sizeof *storage);
-    if (strchr(address, ':') == NULL) {
-        four->sin_family = AF_INET;
-        four->sin_port = htons((uint16_t)port);
-        inet_pton(AF_INET, address, &four->sin_addr);
-        return sizeof *four;
-    }
-    six->sin6_family = AF_INET6;
-    six->sin6_port = htons((uint16_t)port);
-    inet_pton(AF_INET6, address, &six->sin6_addr);
-    return sizeof *six;
-}
-
 /* Returns 0 or the error. room 0: as much as the system thinks fit. */
 static int try_dial(const char *address, int port, int room, int *fd)
 {
     struct sockaddr_storage storage;
-    socklen_t length = make_address(&storage, address, port);
+    socklen_t length = make_address(address, port, &storage);
     int error = 0;
     socklen_t size = sizeof error;
 
@@ -157,31 +139,6 @@ void expect_refused_soon(struct program *with, int port, const char *what)
         if (now_ms() > until)
             unmet(with, what, "port %d is still open", port);
     }
-}
-
-bool has_ipv6(void)
-{
-    struct sockaddr_storage storage;
-    socklen_t length = make_address(&storage, "::1", 0);
-    int fd = socket(AF_INET6, SOCK_STREAM, 0);
-    bool can = fd >= 0 && bind(fd, (struct sockaddr *)&storage, length) == 0;
-
-    if (fd >= 0)
-        close(fd);
-    return can;
-}
-
-static int port_of(int fd)
-{
-    union {
-        struct sockaddr any;
-        struct sockaddr_in four;
-        struct sockaddr_in6 six; /* its port is in the same place */
-    } address = {0};
-    socklen_t length = sizeof address;
-
-    getsockname(fd, &address.any, &length);
-    return ntohs(address.four.sin_port);
 }
 
 int own_port(struct peer *peer)
@@ -412,7 +369,7 @@ void finish(struct peer *peer)
 
 void reset(struct peer *peer)
 {
-    setsockopt(peer->fd, SOL_SOCKET, SO_LINGER, &(struct linger){.l_onoff = 1}, sizeof(struct linger));
+    reset_when_closed(peer->fd);
     close_socket(&peer->fd);
 }
 
@@ -545,17 +502,11 @@ void expect_stuffed(struct peer *peer, size_t size)
 /* Binds a socket, or ends the test. Port 0 is any free one. */
 static int bind_socket(const char *address, int port)
 {
-    struct sockaddr_storage storage;
-    socklen_t length = make_address(&storage, address, port);
-    int fd = keep(socket(storage.ss_family, SOCK_STREAM, 0));
-    int only = strcmp(address, "::") != 0; /* all addresses are those of IPv4 too */
+    int fd = bound_to(address, port);
 
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int));
-    if (storage.ss_family == AF_INET6)
-        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &only, sizeof only);
-    if (bind(fd, (struct sockaddr *)&storage, length) != 0)
+    if (fd < 0)
         unmet(NULL, "a free port for the test", "%s", strerror(errno));
-    return fd;
+    return keep(fd);
 }
 
 struct door hold_port(const char *name)

@@ -8,20 +8,32 @@ const char second_token[] = "ffeeddccbbaa99887766554433221100";
 
 /* ---- a server under test ---- */
 
-struct server start_server(const char *options)
+/* What follows the name `server`, but for the test's own options. */
+static const char *usual_options(void)
 {
-    struct server server = {0};
+    return stage == 1 ? "-c 0" : stage == 2 ? "-c 0 -u 0 -x 0" : "-c 0 -u 0 -x 0 --spares 0";
+}
 
-    if (stage == 1)
-        server.program = run("server", "-c 0 %s", options);
-    else
-        server.program = run("server", "-c 0 -u 0 -x 0 %s %s", stage == 3 ? "--spares 0" : "", options);
+static struct server server_of(struct program *program)
+{
+    struct server server = {.program = program};
+
     server.control_port = port_for(server.program, "the client");
     if (stage >= 2) {
         server.public_port = port_for(server.program, "users");
         server.proxy_port = port_for(server.program, "proxy connections");
     }
     return server;
+}
+
+struct server start_server(const char *options)
+{
+    return server_of(run("server", "%s %s", usual_options(), options));
+}
+
+struct server start_server_limited(int soft, int hard, const char *options)
+{
+    return server_of(run_limited(soft, hard, "server", "%s %s", usual_options(), options));
 }
 
 void greet(struct server *server, struct peer *client)

@@ -21,6 +21,8 @@ struct server {
 
 /* Starts it on free ports; from stage 3 on without spares, unless options ask for some. */
 struct server start_server(const char *options);
+/* The same with limits on descriptors: a soft and a hard one. */
+struct server start_server_limited(int soft, int hard, const char *options);
 
 /* Opens the control connection: `hello`, `welcome`. */
 struct peer open_control(struct server *server);

@@ -523,12 +523,7 @@ void test_joined_connections_outlive_the_control_connection(void)
 void test_the_soft_limit_on_descriptors_is_raised(void)
 {
     enum { USERS = 60 };
-    struct program *program =
-        run_limited(24, 512, "server", "-c 0 -u 0 -x 0 --heartbeat 60%s", stage == 3 ? " --spares 0" : "");
-    struct server server = {.program = program,
-                            .control_port = port_for(program, "the client"),
-                            .public_port = port_for(program, "users"),
-                            .proxy_port = port_for(program, "proxy connections")};
+    struct server server = start_server_limited(24, 512, "--heartbeat 60");
     struct peer client = open_control(&server), users[USERS];
 
     for (int i = 0; i < USERS; i++)
@@ -543,23 +538,18 @@ void test_the_soft_limit_on_descriptors_is_raised(void)
 void test_a_server_without_free_descriptors_goes_on_when_some_are_free(void)
 {
     enum { USERS = 100 };
-    struct program *program =
-        run_limited(48, 48, "server", "-c 0 -u 0 -x 0%s", stage == 3 ? " --spares 0" : "");
-    struct server server = {.program = program,
-                            .control_port = port_for(program, "the client"),
-                            .public_port = port_for(program, "users"),
-                            .proxy_port = port_for(program, "proxy connections")};
+    struct server server = start_server_limited(48, 48, "");
     struct peer client = open_control(&server), users[USERS];
 
     for (int i = 0; i < USERS; i++)
-        users[i] = dial("one user of many", program, server.public_port);
+        users[i] = dial("one user of many", server.program, server.public_port);
     expect_pong_among_requests(&client); /* it has taken as many as it can */
-    expect_idle(program);
+    expect_idle(server.program);
     for (int i = 0; i < USERS; i++)
         reset(&users[i]);
     /* Whatever was asked for those, the control connection lives, and the next user is served. */
     expect_pong_among_requests(&client);
-    struct peer user = dial("the user", program, server.public_port);
+    struct peer user = dial("the user", server.program, server.public_port);
     say(&user, "still there?");
     for (int64_t until = now_ms() + (int64_t)(3 * patience() * 1000); now_ms() < until;) {
         struct peer proxy =
@@ -569,7 +559,7 @@ void test_a_server_without_free_descriptors_goes_on_when_some_are_free(void)
             return;
         leave(&proxy);
     }
-    unmet(program, "the next user to be served", "it was not in time");
+    unmet(server.program, "the next user to be served", "it was not in time");
 }
 
 void test_a_user_is_logged_with_number_address_bytes_and_time(void)

@@ -189,16 +189,6 @@ static struct server start_server_with_spares(int count)
     return start_server(options);
 }
 
-static struct server start_server_with_descriptors(int count, const char *options)
-{
-    struct program *program = run_limited(count, count, "server", "-c 0 -u 0 -x 0 %s", options);
-
-    return (struct server){.program = program,
-                           .control_port = port_for(program, "the client"),
-                           .public_port = port_for(program, "users"),
-                           .proxy_port = port_for(program, "proxy connections")};
-}
-
 static void expect_requests(struct peer *client, int count)
 {
     for (int i = 0; i < count; i++)
@@ -293,7 +283,7 @@ static void test_a_spare_that_never_comes_is_asked_for_again(void)
 
 static void test_spares_leave_descriptors_for_users(void)
 {
-    struct server server = start_server_with_descriptors(64, "--spares 1000");
+    struct server server = start_server_limited(64, 64, "--spares 1000");
     struct peer client = open_control(&server);
 
     expect_line(&client, "create_proxy");
@@ -342,7 +332,7 @@ static void test_more_users_than_descriptors_are_served_one_after_the_other(void
 {
     enum { USERS = 200 };
     static struct peer users[USERS];
-    struct server server = start_server_with_descriptors(64, "--spares 0 --wait 60 --heartbeat 60");
+    struct server server = start_server_limited(64, 64, "--wait 60 --heartbeat 60");
     struct peer client = open_control(&server);
 
     for (int i = 0; i < USERS; i++)

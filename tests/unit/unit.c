@@ -5,7 +5,6 @@
  */
 #include "unit.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/tcp.h> /* not netinet/tcp.h, which lacks tcpi_segs_in */
@@ -29,7 +28,6 @@ enum {
     DEADLINE_MS = 10000, /* for what should be so at once; far off, since the machine may be busy */
     WATCHDOG_S = 120,    /* for a test that never comes back from the module */
     REST_TURNS = 20000,  /* so many without a rest mean a loop that turns for nothing */
-    DESCRIPTORS = 4096,  /* none that a test opens has a higher number */
 };
 
 struct loop *loop;
@@ -102,17 +100,10 @@ ssize_t write(int fd, const void *bytes, size_t size)
 
 /* --- A test --- */
 
-static int patience(void)
-{
-    const char *text = getenv("TEST_PATIENCE");
-
-    return text != NULL && atoi(text) > 1 ? atoi(text) : 1;
-}
-
 int unit_begin(void **state)
 {
     (void)state;
-    alarm((unsigned)patience() * WATCHDOG_S);
+    alarm((unsigned)(slowness() * WATCHDOG_S));
     unit.turns_left = -1;
     unit.turn_ms = TURN_MS;
     unit.ahead_ms += 2000; /* a complaint of the test before must not hold back this one's */
@@ -152,7 +143,7 @@ void unit_expect(const char *condition, const char *file, int line)
     unit.expected = condition;
     unit.file = file;
     unit.line = line;
-    unit.deadline_ms = real_ms() + (int64_t)patience() * DEADLINE_MS;
+    unit.deadline_ms = real_ms() + (int64_t)(slowness() * DEADLINE_MS);
 }
 
 static void fail_at(const char *file, int line, const char *what)
@@ -198,33 +189,11 @@ void later(int ms)
 
 /* --- Connections --- */
 
-/* Numeric addresses only. Returns the size. */
-static socklen_t make_address(const char *text, int port, struct sockaddr_storage *storage)
-{
-    struct sockaddr_in *v4 = (struct sockaddr_in *)storage;
-    struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)storage;
-
-    *storage = (struct sockaddr_storage){0};
-    if (inet_pton(AF_INET, text, &v4->sin_addr) == 1) {
-        v4->sin_family = AF_INET;
-        v4->sin_port = htons((uint16_t)port);
-        return sizeof *v4;
-    }
-    assert_int_equal(inet_pton(AF_INET6, text, &v6->sin6_addr), 1);
-    v6->sin6_family = AF_INET6;
-    v6->sin6_port = htons((uint16_t)port);
-    return sizeof *v6;
-}
-
 int listening_on(const char *address, int port, int backlog)
 {
-    struct sockaddr_storage storage;
-    socklen_t size = make_address(address, port, &storage);
-    int fd = socket(storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), yes = 1;
+    int fd = bound_to(address, port);
 
-    if (fd >= 0) /* beside one that holds the port, and does not listen */
-        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
-    if (fd < 0 || (bind(fd, (struct sockaddr *)&storage, size) == 0 && listen(fd, backlog) == 0))
+    if (fd < 0 || listen(fd, backlog) == 0)
         return fd;
     int error = errno;
     close(fd);
@@ -269,25 +238,11 @@ int segments_received(int fd)
     return (int)tcp_info_of(fd).tcpi_segs_in;
 }
 
-int port_of(int fd)
-{
-    struct sockaddr_storage storage;
-    socklen_t size = sizeof storage;
-
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&storage, &size), 0);
-    return ntohs(storage.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&storage)->sin6_port
-                                               : ((struct sockaddr_in *)&storage)->sin_port);
-}
-
 struct held_port hold_port(void)
 {
-    struct sockaddr_in any = {.sin_family = AF_INET};
-    struct held_port held = {.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
-    int yes = 1;
+    struct held_port held = {.fd = bound_to("0.0.0.0", 0)};
 
-    assert_int_equal(bind(held.fd, (struct sockaddr *)&any, sizeof any), 0);
-    setsockopt(held.fd, SOL_SOCKET, SO_REUSEADDR, &yes,
-               sizeof yes); /* now others may, if they say the same */
+    assert_true(held.fd >= 0);
     held.port = port_of(held.fd);
     return held;
 }
@@ -302,15 +257,6 @@ int connecting_to(const char *address, int port)
     if (connect(fd, (struct sockaddr *)&storage, size) != 0)
         assert_int_equal(errno, EINPROGRESS);
     return fd;
-}
-
-bool has_ipv6(void)
-{
-    int fd = listening_on("::1", 0, 1);
-
-    if (fd >= 0)
-        close(fd);
-    return fd >= 0;
 }
 
 struct pair pair_open(void)
@@ -344,9 +290,7 @@ void finish(int fd)
 
 void reset(int fd)
 {
-    struct linger at_once = {.l_onoff = 1, .l_linger = 0};
-
-    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once), 0);
+    reset_when_closed(fd);
     close(fd);
 }
 
@@ -422,11 +366,7 @@ int unwatchable(void)
 
 int open_descriptors(void)
 {
-    int count = 0;
-
-    for (int fd = 0; fd < DESCRIPTORS; fd++)
-        count += !is_closed(fd);
-    return count;
+    return descriptors_of(getpid());
 }
 
 static void limit_descriptors(rlim_t soft)

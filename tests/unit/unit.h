@@ -20,6 +20,7 @@
 #include <cmocka.h>
 
 #include "../../common/loop.h"
+#include "../basics.h"
 
 extern struct loop *loop;
 
@@ -63,8 +64,6 @@ struct pair pair_open(void);
 
 /* A socket that listens on address and port (0: any), IPv4 or IPv6; -1 with errno if the system refuses. */
 int listening_on(const char *address, int port, int backlog);
-/* The socket's own port. */
-int port_of(int fd);
 /* The value of a socket option: getsockopt(2). */
 int option_of(int fd, int level, int name);
 /* Whether this is the name of the socket's congestion control. */
@@ -82,7 +81,6 @@ struct held_port {
 struct held_port hold_port(void);
 /* A socket that connects to a port of address, and may still be at it. */
 int connecting_to(const char *address, int port);
-bool has_ipv6(void);
 
 /* Bytes to the other side. They must find room. */
 void tell(int fd, const char *text);
