@@ -145,7 +145,7 @@ test: all build-tests  ## all tests that need no root and no network
 # A file tests/unit/test_X.c holds the tests of common/X.c.
 UNIT_TESTS = $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/test_*.c))
 
-test-common: $(UNIT_TESTS:%=run-%)  ## test the modules of common/
+test-common: $(UNIT_TESTS:%=run-%)  ## test the modules of common/ (run-test_relay: one of them)
 
 $(UNIT_TESTS:%=run-%): run-%: $(BUILD)/tests/unit/%
 	@$<
@@ -159,7 +159,7 @@ $(BUILD)/tests/%.o: tests/%.c $(BUILD)/flags | need-cmocka
 	@echo "  compile  $<"
 	$Q$(COMPILE) $$(pkg-config --cflags cmocka) -MMD -MP -c -o $@ $<
 
-# All test programs, not run.
+build-tests:  ## all test programs, not run
 build-tests: $(UNIT_TESTS:%=$(BUILD)/tests/unit/%)
 
 need-cmocka:
@@ -206,6 +206,14 @@ soak: all  ## all faults at random, memory watched (SOAK_SECONDS=600)
 
 bench: stage3  ## measure against no tunnel and other tunnels (QUICK=1: a minute)
 	@tests/bench/run
+bench-peers:  ## get those other tunnels first, into build/peers
+	@tests/bench/peers.sh
+bench-growth: stage3  ## what a user costs, with 1 to 8,000 of them
+	@tests/bench/growth
+bench-idle: stage3  ## processor and wake-ups of a tunnel that has nothing to do
+	@tests/bench/idle
+bench-syscalls: stage3  ## count the system calls (needs strace)
+	@tests/bench/syscalls
 
 coverage:  ## which lines the tests reach (build/coverage/html)
 	@rm -f build/coverage/*/*.gcda build/coverage/tests/*/*.gcda build/coverage/tests/stages/hostile/*.gcda
@@ -241,7 +249,7 @@ help:  ## list these targets
 
 .PHONY: all stage0 stage1 stage2 stage3 FORCE demo diff-stage1 diff-stage2 diff-stage3 nat-lab nat-lab-down \
         test build-tests need-cmocka test-common $(UNIT_TESTS:%=run-%) test-walkthrough test-faults \
-        test-syscalls test-mutants test-repeat test-valgrind test-nat test-browser test-real fuzz soak bench \
-        coverage coverage-report lint install uninstall clean help
+        test-syscalls test-mutants test-repeat test-valgrind test-nat test-browser test-real fuzz soak \
+        bench bench-peers bench-growth bench-idle bench-syscalls coverage coverage-report lint install uninstall clean help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
