@@ -3,8 +3,11 @@
 
 #include <sys/resource.h>
 
+#include "log.h"
+
 enum {
     OWN_DESCRIPTORS = 16,
+    OTHERS_LEAST = 2, /* the control connection, and one that has not said who it is */
     PIPE_DESCRIPTORS_MAX = 1024,
     DESCRIPTORS_MAX = 1 << 20, /* more are never needed; and Linux's own usual limit (proc(5), fs.nr_open) */
 };
@@ -17,9 +20,11 @@ void limits_raise(void)
         return;
     limit.rlim_cur = limit.rlim_max < DESCRIPTORS_MAX ? limit.rlim_max : DESCRIPTORS_MAX;
     (void)setrlimit(RLIMIT_NOFILE, &limit);
+    if (limits_users(OTHERS_LEAST) < 1)
+        complain("%d descriptors are too few for a user; `ulimit -n 1024` allows more", limits_descriptors());
 }
 
-static int descriptors(void)
+int limits_descriptors(void)
 {
     struct rlimit limit = {.rlim_cur = 256}; /* the least that a system has */
 
@@ -29,7 +34,7 @@ static int descriptors(void)
 
 static int pipe_descriptors(void)
 {
-    int quarter = descriptors() / 4;
+    int quarter = limits_descriptors() / 4;
 
     return quarter < PIPE_DESCRIPTORS_MAX ? quarter : PIPE_DESCRIPTORS_MAX;
 }
@@ -41,7 +46,7 @@ int limits_pipes(void)
 
 int limits_connections(void)
 {
-    return descriptors() - pipe_descriptors() - OWN_DESCRIPTORS;
+    return limits_descriptors() - pipe_descriptors() - OWN_DESCRIPTORS;
 }
 
 int limits_users(int others)

@@ -12,6 +12,7 @@
 /* Raises the process's limit as far as it goes. */
 void limits_raise(void);
 
+int limits_descriptors(void); /* all */
 int limits_pipes(void);
 int limits_connections(void);
 

@@ -19,7 +19,7 @@ static void on_silence(void *owner)
 {
     struct line_conn *conn = owner;
 
-    conn->on_gone(conn->owner, "said nothing for too long");
+    conn->on_gone(conn->owner, "said nothing for too long (is --heartbeat the same on both sides?)");
 }
 
 static void limit_silence(struct line_conn *conn)

@@ -127,17 +127,6 @@ static int listening_socket_on(const struct endpoint *where)
     return fd;
 }
 
-static int real_port(int fd)
-{
-    struct sockaddr_storage address;
-    socklen_t size = sizeof address;
-
-    if (getsockname(fd, (struct sockaddr *)&address, &size) != 0)
-        return -1;
-    return ntohs(address.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&address)->sin6_port
-                                               : ((struct sockaddr_in *)&address)->sin_port);
-}
-
 static const char *what_would_help(int error)
 {
     switch (error) {
@@ -164,7 +153,7 @@ int listener_open(struct listener *listener, struct loop *loop, const struct end
     *listener = (struct listener){.loop = loop, .on_accept = on_accept, .owner = owner};
     int fd = listening_socket_on(where);
 
-    listener->port = fd >= 0 ? real_port(fd) : -1;
+    listener->port = fd >= 0 ? sock_port(fd) : -1;
     if (listener->port < 0 ||
         watch_start(loop, &listener->watch, fd, WATCH_READ, on_connection, listener) != 0) {
         complain_of(where);

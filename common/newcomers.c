@@ -34,7 +34,7 @@ static void discard(struct newcomer *newcomer)
 static void on_newcomer_gone(void *owner, const char *why)
 {
     struct newcomer *newcomer = owner;
-    struct peer_text peer = sock_peer(newcomer->first.watch.fd);
+    struct peer peer = sock_peer(newcomer->first.watch.fd);
 
     complain("a stranger on %s, %s: %s", newcomer->port_name, peer.text, why);
     discard(newcomer);

@@ -240,8 +240,8 @@ static void on_right_ready(void *owner, unsigned ready)
 
 /* --- Joining --- */
 
-/* right is -1 for an echo. Returns 0, or -1 when that was said. */
-static int start(struct relays *relays, int left, int right, unsigned number)
+/* right is -1 for an echo. */
+static int join(struct relays *relays, int left, int right, unsigned number)
 {
     struct relay *relay = calloc(1, sizeof *relay);
 
@@ -253,6 +253,9 @@ static int start(struct relays *relays, int left, int right, unsigned number)
         if (relay != NULL)
             watch_stop(relays->loop, &relay->ends[0]);
         free(relay);
+        close(left);
+        if (right >= 0)
+            close(right);
         return -1;
     }
     relay->relays = relays;
@@ -270,19 +273,12 @@ static int start(struct relays *relays, int left, int right, unsigned number)
 
 int relay_join(struct relays *relays, int left, int right, unsigned number)
 {
-    if (start(relays, left, right, number) == 0)
-        return 0;
-    close(left);
-    close(right);
-    return -1;
+    return join(relays, left, right, number);
 }
 
 int relay_echo(struct relays *relays, int fd, unsigned number)
 {
-    if (start(relays, fd, -1, number) == 0)
-        return 0;
-    close(fd);
-    return -1;
+    return join(relays, fd, -1, number);
 }
 
 /* --- All of them --- */

@@ -10,9 +10,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "limits.h"
 #include "os.h"
 
-enum { KEEPALIVE_MS = 12000, REST_READS = 64 };
+enum { REST_READS = 64 };
 
 void sock_option(int fd, int level, int name, int value)
 {
@@ -36,8 +37,8 @@ void sock_tune(int fd)
     sock_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     /* Urgent data (MSG_OOB), as old programs send it, is a byte like the others: tcp(7). */
     sock_option(fd, SOL_SOCKET, SO_OOBINLINE, 1);
-    /* A silent connection: home routers may forget one after a few minutes, some after 30 s. And a program on this machine
-     * may have left without a word to us, after it ended its stream: only a question tells. */
+    /* Who is silent may be gone. So may a program that has ended its stream, on this machine too: only a question tells
+     * whether it still listens. */
     sock_keepalive(fd, KEEPALIVE_MS);
     /* One with bytes under way sends no keepalives but repeats the bytes. */
     os_give_up_the_dead(fd);
@@ -106,19 +107,53 @@ void sock_refuse(int fd, const char *line)
     close(fd);
 }
 
-struct peer_text sock_peer(int fd)
+struct peer sock_peer(int fd)
 {
     struct sockaddr_storage address;
     socklen_t size = sizeof address;
-    struct peer_text peer = {"an unknown address"};
-    char host[NI_MAXHOST], port[NI_MAXSERV];
+    struct peer peer = {"unknown", "0", "an unknown address"};
+    char host[sizeof peer.address];
 
     if (getpeername(fd, (struct sockaddr *)&address, &size) != 0 ||
-        getnameinfo((struct sockaddr *)&address, size, host, sizeof host, port, sizeof port,
+        getnameinfo((struct sockaddr *)&address, size, host, sizeof host, peer.port, sizeof peer.port,
                     NI_NUMERICHOST | NI_NUMERICSERV) != 0)
         return peer; /* it is gone already */
     bool is_v4_in_v6 = strncmp(host, "::ffff:", 7) == 0 && strchr(host, '.') != NULL;
-    const char *plain = is_v4_in_v6 ? host + 7 : host;
-    snprintf(peer.text, sizeof peer.text, strchr(plain, ':') != NULL ? "[%s]:%s" : "%s:%s", plain, port);
+    snprintf(peer.address, sizeof peer.address, "%s", is_v4_in_v6 ? host + 7 : host);
+    peer.address[strcspn(peer.address, "%")] =
+        '\0'; /* a link-local one has the name of the network card behind it */
+    snprintf(peer.text, sizeof peer.text, strchr(peer.address, ':') != NULL ? "[%s]:%s" : "%s:%s",
+             peer.address, peer.port);
     return peer;
+}
+
+int sock_port(int fd)
+{
+    struct sockaddr_storage address;
+    socklen_t size = sizeof address;
+
+    if (getsockname(fd, (struct sockaddr *)&address, &size) != 0)
+        return -1;
+    return ntohs(address.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&address)->sin6_port
+                                               : ((struct sockaddr_in *)&address)->sin_port);
+}
+
+/* Two passes over all descriptors. In the first, who is found as often as all others together stays (Boyer and Moore's
+ * majority vote); the second counts. */
+struct crowd sock_crowd(int port)
+{
+    struct crowd crowd = {.count = 0};
+    int lead = 0, most = limits_descriptors();
+
+    for (int fd = 0; fd < most; fd++) {
+        if (sock_port(fd) != port)
+            continue;
+        struct peer peer = sock_peer(fd);
+        if (lead == 0)
+            crowd.peer = peer;
+        lead += strcmp(peer.address, crowd.peer.address) == 0 ? 1 : -1;
+    }
+    for (int fd = 0; fd < most; fd++)
+        crowd.count += sock_port(fd) == port && strcmp(sock_peer(fd).address, crowd.peer.address) == 0;
+    return crowd;
 }

@@ -11,6 +11,10 @@
 #include <stdbool.h>
 #include <sys/socket.h>
 
+enum {
+    KEEPALIVE_MS = 12000
+}; /* that sock_tune sets: home routers may forget a silent connection, some after 30 s */
+
 /* Sets all that this header's first lines promise. For listening sockets too: what they accept inherits it. */
 void sock_tune(int fd);
 /* On top of that: what makes a connection quick that stays on this machine. Before connect or listen. */
@@ -36,10 +40,22 @@ void sock_reset_on_close(int fd);
 /* Sends one last line, then closes in a way that lets it arrive. */
 void sock_refuse(int fd, const char *line);
 
-/* "192.0.2.7:41234" or "[2001:db8::7]:41234": who is at the other end. */
-struct peer_text {
-    char text[80];
+/* Who is at the other end. Where that can't be known any more, the address is "unknown". */
+struct peer {
+    char address[64]; /* "192.0.2.7" or "2001:db8::7" */
+    char port[8];
+    char text[80]; /* "192.0.2.7:41234" or "[2001:db8::7]:41234" */
 };
-struct peer_text sock_peer(int fd);
+struct peer sock_peer(int fd);
+/* The own port, or -1. */
+int sock_port(int fd);
+
+/* The address that holds the most connections to a port of ours, if it is more than half of them; else any. Looks at every
+ * descriptor: for a complaint now and then. */
+struct crowd {
+    struct peer peer; /* one of them */
+    int count;
+};
+struct crowd sock_crowd(int port);
 
 #endif

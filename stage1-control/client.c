@@ -9,6 +9,8 @@
 #include "../common/options.h"
 #include "../common/sock.h"
 
+enum { BUSY_MS = 1000 }; /* between two tries, while another client is there */
+
 struct client {
     struct loop *loop;
     struct options options;
@@ -18,11 +20,21 @@ struct client {
     int backoff_ms;
     struct line_conn control; /* the control connection */
     bool welcomed;            /* by the server, there */
+    uint64_t welcomed_ms;     /* the time of that */
     struct timer heartbeat;
     int pongs; /* so far */
 };
 
 static void dial_server(void *owner);
+
+/* A server that gives us up although we ping when we should waits for pings that come sooner. */
+static const char *advice(const struct client *client)
+{
+    uint64_t heartbeat_ms = (uint64_t)client->options.heartbeat_ms;
+    bool early = client->welcomed && loop_now_ms(client->loop) < client->welcomed_ms + heartbeat_ms;
+
+    return early ? " (again and again? then --heartbeat should be the same on both sides)" : "";
+}
 
 /* Starts all over again, after a while. */
 static void on_server_gone(void *owner, const char *why)
@@ -30,8 +42,8 @@ static void on_server_gone(void *owner, const char *why)
     struct client *client = owner;
     int pause_ms = backoff_ms(&client->backoff_ms);
 
-    complain("%s the server: %s; next try in %.1f s", client->welcomed ? "lost" : "cannot reach", why,
-             pause_ms / 1e3);
+    complain("%s the server: %s%s; next try in %.1f s", client->welcomed ? "lost" : "cannot reach", why,
+             advice(client), pause_ms / 1e3);
     client->welcomed = false;
     line_close(&client->control);
     timer_stop(&client->heartbeat);
@@ -50,9 +62,17 @@ static void on_heartbeat(void *owner)
 static void on_welcome(struct client *client)
 {
     client->welcomed = true;
+    client->welcomed_ms = loop_now_ms(client->loop);
     client->backoff_ms = 0;
     say("step 2: opened the control connection to %s", sock_peer(client->control.watch.fd).text);
     on_heartbeat(client);
+}
+
+/* The other client may be gone in a moment: no longer and longer pauses. */
+static void on_busy(struct client *client)
+{
+    client->backoff_ms = BUSY_MS / 2;
+    on_server_gone(client, "it is busy with another client");
 }
 
 static void on_pong(struct client *client)
@@ -71,7 +91,7 @@ static void on_server_line(void *owner, const char *line)
     if (!client->welcomed && strcmp(line, "welcome") == 0)
         on_welcome(client);
     else if (!client->welcomed && strcmp(line, "busy") == 0)
-        on_server_gone(client, "it is busy with another client");
+        on_busy(client);
     else if (client->welcomed && strcmp(line, "pong") == 0)
         on_pong(client);
     else

@@ -26,6 +26,7 @@ struct server {
     struct newcomers newcomers; /* who have not said yet who they are */
     struct line_conn client;    /* the control connection; open while has_client */
     bool has_client;
+    uint64_t client_left_ms; /* the time of that, while there is none */
 
     char token[TOKEN_SIZE];  /* names the session with this client */
     struct waitlist users;   /* waiting for a proxy connection */
@@ -34,6 +35,7 @@ struct server {
     int missed;              /* proxy connections that were missing at the last roll-call */
     uint64_t roll_call_ms;   /* the time of that */
     unsigned users_so_far;
+    bool is_full;
 
     unsigned served;   /* users who are done */
     uint64_t up, down; /* bytes of theirs */
@@ -106,12 +108,26 @@ static void match(struct server *server)
     }
 }
 
+/* No client for longer than a user would wait: then nobody needs to wait in vain. */
+static bool client_is_missing(const struct server *server)
+{
+    uint64_t wait_ms = (uint64_t)server->options.wait_ms;
+
+    return !server->has_client && loop_now_ms(server->loop) > server->client_left_ms + wait_ms;
+}
+
 static void on_user(void *owner, int fd)
 {
     struct server *server = owner;
     unsigned number = ++server->users_so_far;
 
     say("step 3: user %u connected from %s", number, sock_peer(fd).text);
+    if (client_is_missing(server)) {
+        complain("user %u is turned away: there is no client", number);
+        sock_reset_on_close(fd);
+        close(fd);
+        return;
+    }
     if (waitlist_push(&server->users, fd, number) != 0) {
         complain("lost user %u: %s", number, errno_text());
         close(fd);
@@ -127,8 +143,16 @@ static bool has_room_for_user(void *owner)
 {
     struct server *server = owner;
     int others = server->proxies.count + server->newcomers.count + 1;
+    int users = server->users.count + server->relays.count;
+    bool is_full = users >= limits_users(others);
 
-    return server->users.count + server->relays.count < limits_users(others);
+    if (is_full && !server->is_full) {
+        struct crowd crowd = sock_crowd(server->public.port);
+        complain("full: there are descriptors for no more than these %d users; %d of them are from %s", users,
+                 crowd.count, crowd.peer.address);
+    }
+    server->is_full = is_full;
+    return !is_full;
 }
 
 static void on_user_left(void *owner, unsigned number, const char *why)
@@ -162,6 +186,7 @@ static void on_client_gone(void *owner, const char *why)
     say("client gone: %s", why);
     line_close(&server->client);
     server->has_client = false;
+    server->client_left_ms = loop_now_ms(server->loop);
     waitlist_clear(&server->proxies);
 }
 
@@ -281,6 +306,7 @@ static int open_server(struct server *server)
     server->loop = loop_new();
     if (server->loop == NULL)
         return -1;
+    server->client_left_ms = loop_now_ms(server->loop);
     newcomers_init(&server->newcomers, server->loop);
     waitlist_init(&server->users, server->loop, options->wait_ms, false, on_user_left, server);
     waitlist_init(&server->proxies, server->loop, 0, true, on_proxy_left, server);
