@@ -98,6 +98,11 @@ int waitlist_push(struct waitlist *list, int fd, unsigned number)
     return 0;
 }
 
+int waitlist_first(const struct waitlist *list)
+{
+    return first(list)->watch.fd;
+}
+
 int waitlist_pop(struct waitlist *list, unsigned *number)
 {
     if (number != NULL)

@@ -27,6 +27,8 @@ void waitlist_init(struct waitlist *list, struct loop *loop, int patience_ms, bo
 
 /* Takes fd over; number is for you to tell them apart. Returns 0, or -1 with errno; fd is then still yours. */
 int waitlist_push(struct waitlist *list, int fd, unsigned number);
+/* The first one's descriptor, which stays the list's. The list must not be empty. */
+int waitlist_first(const struct waitlist *list);
 /* The first one's descriptor, which is yours again; and its number, unless NULL. The list must not be
  * empty. */
 int waitlist_pop(struct waitlist *list, unsigned *number);

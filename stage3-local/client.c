@@ -1,5 +1,6 @@
 /* Stage 3, client: stage 2's, but on `start` it dials the local app and joins it, and a stop lets users
  * finish. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -45,6 +46,7 @@ struct client {
     unsigned joined;      /* so far */
 
     struct target local; /* the local app */
+    char public_port[8]; /* where its users come to, at the server */
     bool stopping;
     struct timer drain;
 };
@@ -54,8 +56,9 @@ struct proxy {
     struct link place;
     struct client *client;
     struct dial dial;
-    struct first_line start; /* is awaited, once it is open */
-    int fd;                  /* from then on; else -1 */
+    struct first_line start;     /* is awaited, once it is open */
+    int fd;                      /* from then on; else -1 */
+    char user[64], user_port[8]; /* the user's address */
 };
 
 static void dial_server(void *owner);
@@ -96,11 +99,28 @@ static void on_proxy_gone(void *owner, const char *why)
     open_proxies(client);
 }
 
+/* PROXY TCP4 192.0.2.7 0.0.0.0 41234 60624: from where a user came, and to where (haproxy.org, proxy-protocol.txt, 2.1). To
+ * which address of the server is not known here. */
+static int introduce(struct proxy *proxy, int app)
+{
+    const char *user = proxy->user;
+    bool is_v6 = strchr(user, ':') != NULL;
+
+    if (strcmp(user, "unknown") == 0)
+        return sock_send_line(app, "PROXY UNKNOWN\r");
+    return sock_send_line(app, "PROXY %s %s %s %s %s\r", is_v6 ? "TCP6" : "TCP4", user,
+                          is_v6 ? "::" : "0.0.0.0", proxy->user_port, proxy->client->public_port);
+}
+
 static void on_local_dialed(void *owner, int fd)
 {
     struct proxy *proxy = owner;
     struct client *client = proxy->client;
 
+    if (fd >= 0 && client->options.proxy_protocol && introduce(proxy, fd) != 0) {
+        close(fd);
+        fd = -1;
+    }
     if (fd < 0) {
         complain("cannot reach the local app, %s port %d: %s", client->local.host, client->local.port,
                  errno_text());
@@ -114,19 +134,19 @@ static void on_local_dialed(void *owner, int fd)
     open_proxies(client);
 }
 
-/* start; all that follows is the user's */
+/* start ADDRESS PORT; all that follows is the user's */
 static void on_start(void *owner, int fd, const char *line)
 {
     struct proxy *proxy = owner;
     struct client *client = proxy->client;
 
     proxy->fd = fd;
-    if (strcmp(line, "start") != 0) {
+    if (sscanf(line, "start %63[0-9a-z.:] %7[0-9]", proxy->user, proxy->user_port) != 2) {
         complain("the server said something else than `start`: is it of another stage?");
         on_proxy_gone(proxy, "not in the protocol of this stage");
         return;
     }
-    say("step 5: a user is there: dialing the local app");
+    say("step 5: a user is there, from %s: dialing the local app", proxy->user);
     list_remove(&proxy->place);
     list_append(&client->started, &proxy->place);
     dial_start(&proxy->dial, client->loop, &client->local, on_local_dialed, proxy);
@@ -147,7 +167,7 @@ static void on_proxy_dialed(void *owner, int fd)
         timer_start(client->loop, &client->pause, PAUSE_MS, open_proxies, client);
         return;
     }
-    say("step 5: opened a proxy connection");
+    say_more("step 5: opened a proxy connection");
     if (first_line_await(&proxy->start, client->loop, fd, 0, on_start, on_proxy_gone, proxy) != 0) {
         complain("lost a proxy connection: %s", errno_text());
         close(fd);
@@ -185,7 +205,7 @@ static void open_proxies(void *owner)
 /* create_proxy */
 static void on_create_proxy(struct client *client)
 {
-    say("step 4: the server asks for a proxy connection");
+    say_more("step 4: the server asks for a proxy connection");
     client->owed++;
     open_proxies(client);
 }
@@ -234,7 +254,7 @@ static void on_heartbeat(void *owner)
     timer_start(client->loop, &client->heartbeat, client->options.heartbeat_ms, on_heartbeat, client);
 }
 
-/* welcome TOKEN */
+/* welcome TOKEN PORT */
 static void on_welcome(struct client *client, const char *token)
 {
     memcpy(client->token, token, sizeof client->token);
@@ -246,6 +266,8 @@ static void on_welcome(struct client *client, const char *token)
     client->welcomed_ms = loop_now_ms(client->loop);
     client->backoff_ms = 0;
     say("step 2: opened the control connection to %s", sock_peer(client->control.watch.fd).text);
+    say("users who come to %s port %s reach %s port %d", client->server.host, client->public_port,
+        client->local.host, client->local.port);
     on_heartbeat(client);
 }
 
@@ -266,17 +288,21 @@ static void on_pong(struct client *client)
 /* To come back with the same secret would be of no use. */
 static void on_denied(struct client *client)
 {
-    complain("denied: the server has another secret");
+    complain("denied: the server has %s", client->options.secret[0] != '\0'
+                                              ? "another secret, or none"
+                                              : "a secret, and this client has none (--secret-file)");
     loop_stop(client->loop, 1);
 }
 
-/* welcome TOKEN | busy | denied, then pong and create_proxy */
+/* welcome TOKEN PORT | busy | denied, then pong and create_proxy */
 static void on_server_line(void *owner, const char *line)
 {
     struct client *client = owner;
+    char token[TOKEN_SIZE];
 
-    if (!client->welcomed && strncmp(line, "welcome ", 8) == 0 && token_is_valid(line + 8))
-        on_welcome(client, line + 8);
+    if (!client->welcomed && sscanf(line, "welcome %32s %7[0-9]", token, client->public_port) == 2 &&
+        token_is_valid(token))
+        on_welcome(client, token);
     else if (!client->welcomed && strcmp(line, "busy") == 0)
         on_busy(client);
     else if (!client->welcomed && strcmp(line, "denied") == 0)

@@ -55,10 +55,18 @@ static void stop_if_idle(struct server *server)
         loop_stop(server->loop, 0);
 }
 
-/* start. Returns false if the proxy connection is not what it seems: it may have died while it was a spare. */
-static bool start_proxy(struct server *server, int proxy)
+/* start ADDRESS PORT: of the user. Returns false if the proxy connection is not what it seems: it may have died while it
+ * was a spare. */
+static bool start_proxy(struct server *server, int proxy, int user)
 {
-    return sock_heard_lately(proxy, server->options.heartbeat_ms) && sock_send_line(proxy, "start") == 0;
+    struct peer peer = sock_peer(user);
+
+    if (!sock_heard_lately(proxy, server->options.heartbeat_ms) ||
+        sock_send_line(proxy, "start %s %s", peer.address, peer.port) != 0)
+        return false;
+    sock_keepalive(proxy,
+                   KEEPALIVE_MS); /* what a spare has is too quick for a line that fails for a moment */
+    return true;
 }
 
 /* Step 4: create_proxy. Should it get lost, or what comes of it: the roll-call notices. Returns how often it was said. */
@@ -67,7 +75,10 @@ static int ask_for_proxies(struct server *server, int count)
     int asked = 0;
 
     for (; asked < count && server->has_client && line_send(&server->client, "create_proxy") == 0; asked++)
-        say("step 4: asked the client for a proxy connection");
+        if (server->users.count > server->proxies.count)
+            say("step 4: asked the client for a proxy connection");
+        else
+            say_more("step 4: asked the client for a spare proxy connection");
     return asked;
 }
 
@@ -96,7 +107,7 @@ static void match(struct server *server)
     while (server->users.count > 0 && server->proxies.count > 0) {
         unsigned number;
         int proxy = waitlist_pop(&server->proxies, NULL);
-        if (!start_proxy(server, proxy)) {
+        if (!start_proxy(server, proxy, waitlist_first(&server->users))) {
             close(proxy);
             ask_for_proxies(server, 1);
             continue;
@@ -203,7 +214,7 @@ static void on_client_line(void *owner, const char *line)
     call_the_roll(server);
 }
 
-/* welcome TOKEN */
+/* welcome TOKEN PORT */
 static void welcome(struct server *server, int fd)
 {
     struct loop *loop = server->loop;
@@ -217,7 +228,7 @@ static void welcome(struct server *server, int fd)
     }
     server->has_client = true;
     server->missed = 0;
-    line_send(&server->client, "welcome %s", server->token);
+    line_send(&server->client, "welcome %s %d", server->token, server->public.port);
     say("step 2: client opened the control connection from %s", sock_peer(fd).text);
     ask_for_proxies(server, missing_proxies(server));
 }
@@ -228,7 +239,17 @@ static void turn_away(int fd, const char *why)
     close(fd);
 }
 
-/* hello [SECRET] -> welcome TOKEN | busy | denied */
+static void deny(int fd, const char *line, const char *secret)
+{
+    const char *what = strcmp(line, "hello") == 0 ? "without a secret"
+                       : secret[0] == '\0'        ? "with a secret, while the server has none"
+                                                  : "with the wrong secret";
+
+    complain("a client %s, %s: denied", what, sock_peer(fd).text);
+    sock_refuse(fd, "denied");
+}
+
+/* hello [SECRET] -> welcome TOKEN PORT | busy | denied */
 static void on_hello(void *owner, int fd, const char *line)
 {
     struct server *server = owner;
@@ -236,8 +257,7 @@ static void on_hello(void *owner, int fd, const char *line)
     if (strncmp(line, "hello", 5) != 0) {
         turn_away(fd, "said something else than `hello` on the control port");
     } else if (!secret_matches(line, "hello", server->options.secret)) {
-        complain("a client with the wrong secret, %s: denied", sock_peer(fd).text);
-        sock_refuse(fd, "denied");
+        deny(fd, line, server->options.secret);
     } else if (server->has_client) {
         complain("another client, %s: told that we are busy", sock_peer(fd).text);
         sock_refuse(fd, "busy");

@@ -43,12 +43,19 @@ void greet(struct server *server, struct peer *client)
         expect_line(client, "welcome");
     } else {
         const char *line = next_line(client, "`welcome TOKEN`");
+        char expected[40] = "";
 
+        if (stage == 3)
+            snprintf(expected, sizeof expected, " %d", server->public_port);
         if (strncmp(line, "welcome ", 8) != 0 || strspn(line + 8, "0123456789abcdefABCDEF") != TOKEN_DIGITS ||
-            strlen(line + 8) != TOKEN_DIGITS)
-            unmet(server->program, "`welcome TOKEN` at the client, TOKEN being 32 hex digits", "`%s` came",
-                  line);
-        snprintf(server->token, sizeof server->token, "%s", line + 8);
+            strcmp(line + 8 + TOKEN_DIGITS, expected) != 0)
+            unmet(
+                server->program,
+                stage == 3
+                    ? "`welcome TOKEN PORT` at the client, TOKEN being 32 hex digits and PORT that for users"
+                    : "`welcome TOKEN` at the client, TOKEN being 32 hex digits",
+                "`%s` came", line);
+        snprintf(server->token, sizeof server->token, "%.*s", TOKEN_DIGITS, line + 8);
     }
 }
 
@@ -118,8 +125,15 @@ struct peer open_proxy(struct server *server, const char *name)
 
 void expect_start(struct peer *proxy)
 {
-    if (stage == 3)
-        expect_line(proxy, "start");
+    char address[40];
+    int port;
+
+    if (stage != 3)
+        return;
+    const char *line = next_line(proxy, "`start ADDRESS PORT`");
+    if (sscanf(line, "start %39s %d", address, &port) != 2 || strcmp(address, "127.0.0.1") != 0)
+        unmet(proxy->with, "`start ADDRESS PORT` with the user's address, 127.0.0.1, and port", "`%s` came",
+              line);
 }
 
 /* ---- a client under test ---- */
@@ -156,8 +170,10 @@ void welcome(struct client *client, const char *token)
 {
     if (stage == 1)
         say(&client->server, "welcome\n");
-    else
+    else if (stage == 2)
         say(&client->server, "welcome %s\n", token);
+    else
+        say(&client->server, "welcome %s 60624\n", token);
 }
 
 struct client start_welcome_client(const char *options)
@@ -243,7 +259,7 @@ struct pair join_another(int number, const struct pair *first)
         expect_start(&pair.app);
     } else if (way == BY_CLIENT) {
         pair.user = ask_for_proxy(&pair.client, first_token, "the proxy connection");
-        say(&pair.user, "start\n");
+        say(&pair.user, START);
         pair.app = expect_caller(&pair.client.app, "the local app");
     } else {
         pair.user = dial("the user", pair.program, pair.server.public_port);

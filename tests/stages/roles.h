@@ -43,6 +43,7 @@ struct peer open_proxy(struct server *server, const char *name);
 /* A server with `--heartbeat 2` looks, when there is a ping, for proxy connections that got lost: once a second at most. */
 void await_next_look(struct peer *client);
 /* The proxy connection is joined to a user now; in stage 3 `start` says so. */
+#define START "start 192.0.2.7 41234\n" /* what a server says to bring a user */
 void expect_start(struct peer *proxy);
 
 /* ---- a client under test: the test plays the server, and the local app ---- */

@@ -205,7 +205,9 @@ static void test_the_server_asks_for_its_spares_right_after_welcome(void)
         expect_pong(&client); /* and for no more */
     }
     struct program *program = run("server", "-c 0 -u 0 -x 0");
-    struct server server = {.program = program, .control_port = port_for(program, "the client")};
+    struct server server = {.program = program,
+                            .control_port = port_for(program, "the client"),
+                            .public_port = port_for(program, "users")};
     struct peer client = open_control(&server);
     expect_requests(&client, 8);
     expect_pong(&client);
@@ -237,7 +239,7 @@ static void test_a_user_gets_a_spare_at_once_and_the_spare_is_replaced(void)
     for (int i = 0; i < 2; i++) {
         struct peer user = dial("the user", server.program, server.public_port);
 
-        expect_line(&spares[i], "start");
+        expect_start(&spares[i]);
         exchange(&user, &spares[i], 1000, 1000);
         expect_line(&client, "create_proxy");
     }
@@ -260,7 +262,7 @@ static void test_a_spare_that_dies_is_replaced(void)
     expect_line(&client, "create_proxy");
     expect_pong(&client);
     struct peer user = dial("the user", server.program, server.public_port);
-    expect_line(&spares[2], "start");
+    expect_start(&spares[2]);
     exchange(&user, &spares[2], 1000, 1000);
 }
 
@@ -277,7 +279,7 @@ static void test_a_spare_that_never_comes_is_asked_for_again(void)
     expect_line(&client, "pong");
     expect_line(&client, "create_proxy");
     struct peer user = dial("the user", server.program, server.public_port);
-    expect_line(&spare, "start");
+    expect_start(&spare);
     exchange(&user, &spare, 1000, 1000);
 }
 
@@ -289,7 +291,7 @@ static void test_spares_leave_descriptors_for_users(void)
     expect_line(&client, "create_proxy");
     struct peer spare = open_proxy(&server, "the spare");
     struct peer user = dial("the user", server.program, server.public_port);
-    expect_line(&spare, "start");
+    expect_start(&spare);
     exchange(&user, &spare, 1000, 1000);
     expect_log(server.program, "descriptors for", "a line that says for how many there are");
 }
@@ -323,7 +325,7 @@ static void test_a_spare_waits_longer_than_a_user(void)
         expect_nothing_yet(&spare);
     expect_pong(&client);
     struct peer user = dial("the user", server.program, server.public_port);
-    expect_line(&spare, "start");
+    expect_start(&spare);
     exchange(&user, &spare, 1000, 1000);
 }
 
@@ -340,7 +342,7 @@ static void test_more_users_than_descriptors_are_served_one_after_the_other(void
     for (int i = 0; i < USERS; i++) {
         expect_line(&client, "create_proxy");
         struct peer proxy = open_proxy(&server, "the proxy connection");
-        expect_line(&proxy, "start");
+        expect_start(&proxy);
         exchange(&users[i], &proxy, 100, 100);
         leave(&users[i]);
         leave(&proxy);
@@ -363,7 +365,7 @@ static void test_a_user_that_meets_a_spare_as_it_dies_gets_another(void)
     expect_requests(&client, 2); /* one for the user, one for the spare */
     expect_pong(&client);
     struct peer proxy = open_proxy(&server, "the next proxy connection");
-    expect_line(&proxy, "start");
+    expect_start(&proxy);
     exchange(&user, &proxy, 1000, 1000);
 }
 
@@ -375,7 +377,8 @@ static void test_the_users_bytes_follow_right_behind_start(void)
 
     say(&user, "GET / HTTP/1.1\r\n");
     struct peer proxy = open_proxy(&server, "the proxy connection");
-    expect_bytes(&proxy, "start\nGET / HTTP/1.1\r\n");
+    expect_start(&proxy);
+    expect_bytes(&proxy, "GET / HTTP/1.1\r\n");
 }
 
 /* ---- the client ---- */
@@ -389,12 +392,12 @@ static void test_the_client_dials_the_local_app_on_start_only(void)
     answer_ping(&client);
     answer_ping(&client);
     expect_no_caller_yet(&client.app);
-    say(&second, "start\n"); /* in any order */
+    say(&second, START); /* in any order */
     struct peer app = expect_caller(&client.app, "the local app");
     exchange(&second, &app, 1000, 1000);
     expect_no_caller_yet(&client.app);
     expect_nothing_yet(&first);
-    say(&first, "start\n");
+    say(&first, START);
     app = expect_caller(&client.app, "the local app");
     exchange(&first, &app, 1000, 1000);
 }
@@ -404,10 +407,10 @@ static void test_bytes_right_behind_start_reach_the_app(void)
     struct client client = start_welcome_client("");
     struct peer proxy = ask_for_proxy(&client, first_token, "a proxy connection");
 
-    say(&proxy, "start\nstart\nGET / HTTP/1.1\r\n");
+    say(&proxy, START START "GET / HTTP/1.1\r\n");
     finish(&proxy);
     struct peer app = expect_caller(&client.app, "the local app");
-    expect_bytes(&app, "start\nGET / HTTP/1.1\r\n");
+    expect_bytes(&app, START "GET / HTTP/1.1\r\n");
     expect_end(&app);
     say(&app, "200 OK");
     leave(&app);
@@ -420,7 +423,7 @@ static void test_start_may_come_byte_by_byte(void)
     struct client client = start_welcome_client("");
     struct peer proxy = ask_for_proxy(&client, first_token, "a proxy connection");
 
-    for (const char *c = "start\n"; *c != '\0'; c++) {
+    for (const char *c = START; *c != '\0'; c++) {
         expect_no_caller_yet(&client.app);
         say_bytes(&proxy, c, 1);
         struct peer other =
@@ -466,7 +469,7 @@ static void test_the_client_lives_on_when_a_spare_is_closed(void)
         }
     }
     struct peer proxy = ask_for_proxy(&client, first_token, "a proxy connection");
-    say(&proxy, "start\n");
+    say(&proxy, START);
     struct peer app = expect_caller(&client.app, "the local app");
     exchange(&proxy, &app, 1000, 1000);
     expect_no_caller_yet(&client.app);
@@ -482,12 +485,12 @@ static void test_a_user_is_closed_when_the_app_is_not_there_and_the_tunnel_lives
     for (int i = 0; i < 3; i++) {
         struct peer proxy = ask_for_proxy(&client, first_token, "a proxy connection");
 
-        say(&proxy, "start\nhello app");
+        say(&proxy, START "hello app");
         expect_closed(&proxy, "to be closed, as the local app is not there");
     }
     open_it(&client.app);
     struct peer proxy = ask_for_proxy(&client, first_token, "a proxy connection");
-    say(&proxy, "start\n");
+    say(&proxy, START);
     struct peer app = expect_caller(&client.app, "the local app");
     exchange(&proxy, &app, 1000, 1000);
 }
@@ -525,7 +528,7 @@ static void test_a_user_that_waits_for_the_app_outlives_the_control_connection(v
     struct peer proxy = ask_for_proxy(&client, first_token, "a proxy connection");
 
     fill_queue(&client.app);
-    say(&proxy, "start\nquestion");
+    say(&proxy, START "question");
     expect_log(client.program, "dialing", "the client to log that it dials the local app");
     leave(&client.server);
     expect_hello(&client);
@@ -560,7 +563,7 @@ static void test_local_is_a_port_or_host_and_port(void)
         expect_hello(&client);
         welcome(&client, first_token);
         struct peer connection = ask_for_proxy(&client, first_token, "a proxy connection");
-        say(&connection, "start\n");
+        say(&connection, START);
         struct peer private = expect_caller(&client.app, "the local app");
         exchange(&connection, &private, 1000, 1000);
         send_signal(client.program, SIGTERM);
@@ -588,7 +591,7 @@ static void test_a_stopped_server_listens_no_longer_and_lets_users_finish(void)
     expect_line(&client, "create_proxy");
     struct peer proxy = open_proxy(&server, "the proxy connection");
     struct peer user = dial("the user", program, server.public_port);
-    expect_line(&proxy, "start");
+    expect_start(&proxy);
     exchange(&user, &proxy, 1000, 1000);
 
     send_signal(program, SIGTERM);
@@ -613,7 +616,7 @@ static void test_a_user_that_waits_when_the_server_is_stopped_is_served(void)
     send_signal(server.program, SIGTERM);
     expect_log(server.program, "stopping", "the server to log that it is stopping");
     struct peer proxy = open_proxy(&server, "the proxy connection");
-    expect_line(&proxy, "start");
+    expect_start(&proxy);
     exchange(&user, &proxy, 1000, 1000);
     expect_running(server.program);
     leave(&user);
