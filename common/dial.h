@@ -1,63 +1,62 @@
 /*
- * dial: opens a connection to another host, without waiting for it.
+ * dial: opens a connection to a target, without waiting for it.
  *
- * A target is a host and a port as somebody typed them, and the addresses that they stand for. A dial is
- * one attempt to connect to it: it tries the addresses in turn, each for a few seconds at most, and
- * begins with the one that answered the last time.
+ * A dial is one attempt to connect. It tries the target's addresses in turn, each for a limited time, and hands over
+ * the first connection that comes about.
  */
 #ifndef COMMON_DIAL_H
 #define COMMON_DIAL_H
 
-#include <sys/socket.h>
+#include <stdbool.h>
 
 #include "loop.h"
+#include "target.h"
 
-enum { TARGET_ADDRESSES = 8 };
-
-struct target {
-    char host[256];
-    int port;
-    struct sockaddr_storage addresses[TARGET_ADDRESSES];
-    unsigned count; /* of addresses; 0: the name is to be looked up */
-    unsigned first; /* the one to begin with */
+enum {
+    DIAL_MS = 5000,       /* for a host: there are others, and it will be dialed again */
+    DIAL_LONG_MS = 30000, /* for a program that may be busy */
 };
-
-/* Takes "host:port", "[::1]:port", "port" (of localhost), or, if default_port isn't 0, "host" or a bare
- * IPv6 address. Returns 0, or -1 for anything else. */
-int target_parse(struct target *target, const char *text, int default_port);
-
-/* Looks the name up. Returns 0, or -1 and says in the log what was wrong. Blocks while the name service is
- * asked, which for a numeric address it never is. */
-int target_lookup(struct target *target);
-
-/* The host at the other end of fd, with another port. Returns 0, or -1 if that end is gone. */
-int target_of_peer(struct target *target, int fd, int port);
 
 struct dial {
     struct loop *loop;
+    struct target *target;
     struct watch watch;
     struct timer timer;
-    struct target *target;
-    unsigned first; /* the address that this dial began with */
-    unsigned tried; /* addresses so far */
-    unsigned at;    /* the address being tried */
-    int error;      /* the last one's errno */
+    struct waiter waiter;   /* for the look-up */
+    struct address address; /* the one being tried */
+    int ms;                 /* the time for each */
+    uint64_t end_ms;        /* of the one being tried */
+    unsigned tries_left;
+    bool has_waited;  /* for the look-up */
+    bool failed_here; /* see dial_failed_here */
+    bool good_failed; /* the address that was good has been tried */
+    int error;        /* the errno of the address that mattered; 0: none was tried */
     void (*on_dialed)(void *owner, int fd);
     void *owner;
 };
 
-/* Connects to target, which must live on meanwhile, and then calls on_dialed once, never before dial_start
- * returns: with a descriptor, which is the callee's, or with -1 and errno. If no address answers, the next
- * dial looks the name up again. */
-void dial_start(struct dial *dial, struct loop *loop, struct target *target,
+/* Connects to target, which must live on meanwhile, and gives each address ms milliseconds. Then calls on_dialed once,
+ * never before dial_start returns: with a descriptor, which is the callee's, or with -1 and errno. A look-up is
+ * waited for if there is no address at all, and for ms milliseconds at most if all have been tried in vain.
+ * Whether the right one answers is not known here: see dial_good. */
+void dial_start(struct dial *dial, struct loop *loop, struct target *target, int ms,
                 void (*on_dialed)(void *owner, int fd), void *owner);
 /* Gives up; on_dialed will not be called. Does nothing if none is under way; all zeros is one that never
  * was. */
 void dial_stop(struct dial *dial);
 
-/* How long to wait before another try: *last_ms is doubled each time, from 0.5 s up to 30 s; 0 starts over.
- * The result is that, give or take a quarter by chance, so that many who lost the same host don't come back
- * at once. */
-int backoff_ms(int *last_ms);
+/* ---- after on_dialed ---- */
+
+/* It was the right one who answered: later dials to the target begin with this address. Without that they go on to
+ * the next one, and after the last the name is looked up again. */
+void dial_good(struct dial *dial);
+/* Why it failed, in words. If an address was good before, its reason counts; else that of the last one to which
+ * there was a way at all (of localhost, say, not "no IPv6 here" but "refused"). */
+struct dial_text {
+    char text[400];
+};
+struct dial_text dial_error(const struct dial *dial);
+/* Whether it failed for what this side lacks: a descriptor, a port, memory. Any other dial would fail now, too. */
+bool dial_failed_here(const struct dial *dial);
 
 #endif
