@@ -58,8 +58,8 @@ ifdef COVERAGE
   MODE_LDFLAGS = --coverage
 endif
 
-COMPILE = $(CC) -std=c11 -D_GNU_SOURCE -I. $(WARNINGS) $(MODE_CFLAGS) $(CPPFLAGS) $(CFLAGS)
-LINK = $(CC) $(MODE_CFLAGS) $(MODE_LDFLAGS) $(CFLAGS) $(LDFLAGS)
+COMPILE = $(CC) -std=c11 -D_GNU_SOURCE -pthread -I. $(WARNINGS) $(MODE_CFLAGS) $(CPPFLAGS) $(CFLAGS)
+LINK = $(CC) -pthread $(MODE_CFLAGS) $(MODE_LDFLAGS) $(CFLAGS) $(LDFLAGS)
 Q = $(if $(V),,@)
 
 # ---- building -------------------------------------------------------------------------------------
@@ -80,8 +80,6 @@ stage3: $(filter $(OUT)stage3%,$(PROGRAMS))  ## build stage 3: the local app, an
 $(PROGRAMS): $(OUT)%: $(BUILD)/%.o $(BUILD)/common.a
 	@echo "  link     $@"
 	$Q$(LINK) -o $@ $^
-
-$(OUT)stage3-local/app: LDFLAGS += -pthread  # the one program with threads
 
 $(BUILD)/common.a: $(COMMON) $(BUILD)/flags
 	@echo "  archive  $@"

@@ -1,8 +1,7 @@
 #include "backoff.h"
 
 #include <stdint.h>
-
-#include "os.h"
+#include <unistd.h>
 
 int backoff_ms(int *last_ms)
 {
@@ -11,7 +10,7 @@ int backoff_ms(int *last_ms)
     *last_ms = *last_ms == 0 ? BACKOFF_FIRST_MS : 2 * *last_ms;
     if (*last_ms > BACKOFF_MOST_MS)
         *last_ms = BACKOFF_MOST_MS;
-    if (os_random(&chance, sizeof chance) != 0)
+    if (getentropy(&chance, sizeof chance) != 0)
         chance = 1 << 15; /* then without jitter */
     return *last_ms * 3 / 4 + *last_ms / 2 * chance / 65536;
 }

@@ -39,6 +39,15 @@ static bool is_connected_to_itself(int fd)
            memcmp(&here, &there, here_size) == 0;
 }
 
+static void tune(int fd, const struct sockaddr *address)
+{
+    if (address->sa_family == AF_UNIX)
+        return;
+    sock_tune(fd);
+    if (sock_is_loopback(address))
+        sock_tune_local(fd);
+}
+
 /* 0: connected; EINPROGRESS: under way; else why not. */
 static int knock(struct dial *dial)
 {
@@ -47,10 +56,7 @@ static int knock(struct dial *dial)
 
     if (fd < 0)
         return errno;
-    if (address->sa_family != AF_UNIX && sock_is_loopback(address))
-        sock_tune_local(fd); /* no line goes dead there, and no NAT forgets */
-    else if (address->sa_family != AF_UNIX)
-        sock_tune(fd);
+    tune(fd, address);
     int result = connect(fd, address, dial->address.size);
     /* Between programs on one machine it is over by now: to ask once more saves a turn of the loop. */
     if (result != 0 && errno == EINPROGRESS)

@@ -22,10 +22,10 @@ struct dial {
     struct target *target;
     struct watch watch;
     struct timer timer;
-    struct waiter waiter;   /* for the look-up */
-    struct address address; /* the one being tried */
-    int ms;                 /* the time for each */
-    uint64_t end_ms;        /* of the one being tried */
+    struct target_waiter waiter; /* for the look-up */
+    struct address address;      /* the one being tried */
+    int ms;                      /* the time for each */
+    uint64_t end_ms;             /* of the one being tried */
     unsigned tries_left;
     bool has_waited;  /* for the look-up */
     bool failed_here; /* see dial_failed_here */

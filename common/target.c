@@ -212,7 +212,7 @@ static void on_answered(void *owner, const struct answer *answer)
         return;
     }
     while (!list_is_empty(&target->waiting)) {
-        struct waiter *waiter = (struct waiter *)target->waiting.next;
+        struct target_waiter *waiter = (struct target_waiter *)target->waiting.next;
         list_remove(&waiter->place);
         waiter->on_answer(waiter->owner);
     }
@@ -248,11 +248,12 @@ void target_refresh(struct target *target, struct loop *loop)
         target_start_over(target);
 }
 
-bool target_wait(struct target *target, struct waiter *waiter, void (*on_answer)(void *owner), void *owner)
+bool target_wait(struct target *target, struct target_waiter *waiter, void (*on_answer)(void *owner),
+                 void *owner)
 {
     if (!lookup_is_running(&target->lookup))
         return false;
-    *waiter = (struct waiter){.on_answer = on_answer, .owner = owner};
+    *waiter = (struct target_waiter){.on_answer = on_answer, .owner = owner};
     list_append(&target->waiting, &waiter->place);
     return true;
 }

@@ -70,13 +70,14 @@ void target_mark(struct target *target, const struct address *address, enum stan
 void target_start_over(struct target *target);
 
 /* One who waits for the look-up that is under way. */
-struct waiter {
+struct target_waiter {
     struct link place;
     void (*on_answer)(void *owner);
     void *owner;
 };
 /* Calls on_answer once when it is over, whatever came of it. Returns false if none is under way.
  * list_remove(&waiter->place) ends the waiting. */
-bool target_wait(struct target *target, struct waiter *waiter, void (*on_answer)(void *owner), void *owner);
+bool target_wait(struct target *target, struct target_waiter *waiter, void (*on_answer)(void *owner),
+                 void *owner);
 
 #endif

@@ -46,9 +46,10 @@ static void on_target_dialed(void *owner, int target_fd)
     struct client *client = call->client;
 
     if (target_fd < 0) {
-        complain("cannot reach %s port %d: %s", client->target.host, client->target.port, errno_text());
+        complain("cannot reach %s: %s", client->target.text, dial_error(&call->dial).text);
         sock_reset_on_close(call->fd);
     } else {
+        dial_good(&call->dial);
         say("connection %u joined to %s", call->number, sock_peer(target_fd).text);
         relay_join(&client->relays, call->fd, target_fd, call->number);
         call->fd = -1;
@@ -69,7 +70,7 @@ static void on_connection(void *owner, int fd)
     *call = (struct call){.client = client, .fd = fd, .number = ++client->connections};
     list_append(&client->calls, &call->place);
     say("connection %u opened from %s", call->number, sock_peer(fd).text);
-    dial_start(&call->dial, client->loop, &client->target, on_target_dialed, call);
+    dial_start(&call->dial, client->loop, &client->target, DIAL_MS, on_target_dialed, call);
 }
 
 static void on_done(void *owner, const struct relay_report *report)
@@ -83,7 +84,7 @@ static int open_client(struct client *client)
     struct options *options = &client->options;
 
     client->loop = loop_new();
-    if (client->loop == NULL || target_lookup(&client->target) != 0)
+    if (client->loop == NULL || target_lookup(&client->target, client->loop) != 0)
         return -1;
     list_init(&client->calls);
     relays_init(&client->relays, client->loop, on_done, client);
@@ -97,6 +98,7 @@ static void close_client(struct client *client)
     while (!list_is_empty(&client->calls))
         forget_call((struct call *)client->calls.next);
     relays_close(&client->relays);
+    target_clear(&client->target);
     loop_free(client->loop);
 }
 
@@ -113,7 +115,8 @@ int main(int argc, char **argv)
     if (status != OPTIONS_OK)
         return status;
     if (target_parse(&client.target, target, 0) != 0)
-        return options_wrong("TARGET can't be \"%s\"", target);
+        return options_wrong("TARGET can't be \"%s\": it is host:port, or the port of a program here",
+                             target);
     status = open_client(&client) == 0 ? loop_run(client.loop) : 1;
     close_client(&client);
     return status;

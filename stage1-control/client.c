@@ -2,6 +2,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../common/backoff.h"
 #include "../common/dial.h"
 #include "../common/line.h"
 #include "../common/log.h"
@@ -62,6 +63,7 @@ static void on_heartbeat(void *owner)
 static void on_welcome(struct client *client)
 {
     client->welcomed = true;
+    dial_good(&client->dial);
     client->welcomed_ms = loop_now_ms(client->loop);
     client->backoff_ms = 0;
     say("step 2: opened the control connection to %s", sock_peer(client->control.watch.fd).text);
@@ -105,7 +107,7 @@ static void on_server_dialed(void *owner, int fd)
     int silence_ms = 3 * client->options.heartbeat_ms;
 
     if (fd < 0) {
-        on_server_gone(client, errno_text());
+        on_server_gone(client, dial_error(&client->dial).text);
     } else if (line_open(&client->control, client->loop, fd, silence_ms, on_server_line, on_server_gone,
                          client) != 0) {
         close(fd);
@@ -119,13 +121,13 @@ static void dial_server(void *owner)
 {
     struct client *client = owner;
 
-    dial_start(&client->dial, client->loop, &client->server, on_server_dialed, client);
+    dial_start(&client->dial, client->loop, &client->server, DIAL_MS, on_server_dialed, client);
 }
 
 static int open_client(struct client *client)
 {
     client->loop = loop_new();
-    if (client->loop == NULL || target_lookup(&client->server) != 0)
+    if (client->loop == NULL || target_lookup(&client->server, client->loop) != 0)
         return -1;
     dial_server(client);
     return 0;
@@ -135,6 +137,7 @@ static void close_client(struct client *client)
 {
     dial_stop(&client->dial);
     line_close(&client->control);
+    target_clear(&client->server);
     loop_free(client->loop);
 }
 
@@ -151,7 +154,7 @@ int main(int argc, char **argv)
     if (status != OPTIONS_OK)
         return status;
     if (target_parse(&client.server, server, client.options.control.port) != 0)
-        return options_wrong("SERVER can't be \"%s\"", server);
+        return options_wrong("SERVER can't be \"%s\": it is a host, or host:port", server);
     status = open_client(&client) == 0 ? loop_run(client.loop) : 1;
     close_client(&client);
     return status;

@@ -3,6 +3,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../common/backoff.h"
 #include "../common/dial.h"
 #include "../common/limits.h"
 #include "../common/line.h"
@@ -74,7 +75,7 @@ static void on_proxy_dialed(void *owner, int fd)
     struct client *client = proxy->client;
 
     if (fd < 0 || sock_send_line(fd, "proxy %s", client->token) != 0) {
-        complain("cannot open a proxy connection: %s", errno_text());
+        complain("cannot open a proxy connection: %s", fd < 0 ? dial_error(&proxy->dial).text : errno_text());
         if (fd >= 0)
             close(fd);
         forget_proxy(proxy);
@@ -82,6 +83,7 @@ static void on_proxy_dialed(void *owner, int fd)
         timer_start(client->loop, &client->pause, PAUSE_MS, open_proxies, client);
         return;
     }
+    dial_good(&proxy->dial);
     say("step 5: opened a proxy connection");
     relay_echo(&client->relays, fd, ++client->joined);
     forget_proxy(proxy);
@@ -109,7 +111,7 @@ static void open_proxies(void *owner)
         proxy->client = client;
         list_append(&client->proxies, &proxy->place);
         client->proxies_count++;
-        dial_start(&proxy->dial, client->loop, &client->proxy_port, on_proxy_dialed, proxy);
+        dial_start(&proxy->dial, client->loop, &client->proxy_port, DIAL_MS, on_proxy_dialed, proxy);
     }
 }
 
@@ -173,6 +175,7 @@ static void on_welcome(struct client *client, const char *token)
         return;
     }
     client->welcomed = true;
+    dial_good(&client->dial);
     client->welcomed_ms = loop_now_ms(client->loop);
     client->backoff_ms = 0;
     say("step 2: opened the control connection to %s", sock_peer(client->control.watch.fd).text);
@@ -217,7 +220,7 @@ static void on_server_dialed(void *owner, int fd)
     int silence_ms = 3 * client->options.heartbeat_ms;
 
     if (fd < 0) {
-        on_server_gone(client, errno_text());
+        on_server_gone(client, dial_error(&client->dial).text);
     } else if (line_open(&client->control, client->loop, fd, silence_ms, on_server_line, on_server_gone,
                          client) != 0) {
         close(fd);
@@ -231,13 +234,13 @@ static void dial_server(void *owner)
 {
     struct client *client = owner;
 
-    dial_start(&client->dial, client->loop, &client->server, on_server_dialed, client);
+    dial_start(&client->dial, client->loop, &client->server, DIAL_MS, on_server_dialed, client);
 }
 
 static int open_client(struct client *client)
 {
     client->loop = loop_new();
-    if (client->loop == NULL || target_lookup(&client->server) != 0)
+    if (client->loop == NULL || target_lookup(&client->server, client->loop) != 0)
         return -1;
     list_init(&client->proxies);
     relays_init(&client->relays, client->loop, on_user_done, client);
@@ -251,6 +254,8 @@ static void close_client(struct client *client)
     line_close(&client->control);
     forget_proxies(&client->proxies);
     relays_close(&client->relays);
+    target_clear(&client->server);
+    target_clear(&client->proxy_port);
     loop_free(client->loop);
 }
 
@@ -267,7 +272,7 @@ int main(int argc, char **argv)
     if (status != OPTIONS_OK)
         return status;
     if (target_parse(&client.server, server, client.options.control.port) != 0)
-        return options_wrong("SERVER can't be \"%s\"", server);
+        return options_wrong("SERVER can't be \"%s\": it is a host, or host:port", server);
     status = open_client(&client) == 0 ? loop_run(client.loop) : 1;
     close_client(&client);
     return status;

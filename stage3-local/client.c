@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../common/backoff.h"
 #include "../common/dial.h"
 #include "../common/first_line.h"
 #include "../common/limits.h"
@@ -99,17 +100,18 @@ static void on_proxy_gone(void *owner, const char *why)
     open_proxies(client);
 }
 
-/* PROXY TCP4 192.0.2.7 0.0.0.0 41234 60624: from where a user came, and to where (haproxy.org, proxy-protocol.txt, 2.1). To
- * which address of the server is not known here. */
-static int introduce(struct proxy *proxy, int app)
+/* PROXY TCP4 192.0.2.7 0.0.0.0 41234 60624: from where the user came, and to where (haproxy.org, proxy-protocol.txt, 2.1);
+ * to which address of the server is not known here. Should this fail, so will what the relay sends. */
+static void introduce(const struct proxy *proxy, int app)
 {
-    const char *user = proxy->user;
-    bool is_v6 = strchr(user, ':') != NULL;
+    const char *user = proxy->user, *port = proxy->user_port, *public = proxy->client->public_port;
 
     if (strcmp(user, "unknown") == 0)
-        return sock_send_line(app, "PROXY UNKNOWN\r");
-    return sock_send_line(app, "PROXY %s %s %s %s %s\r", is_v6 ? "TCP6" : "TCP4", user,
-                          is_v6 ? "::" : "0.0.0.0", proxy->user_port, proxy->client->public_port);
+        sock_send_line(app, "PROXY UNKNOWN\r");
+    else if (strchr(user, ':') == NULL)
+        sock_send_line(app, "PROXY TCP4 %s 0.0.0.0 %s %s\r", user, port, public);
+    else
+        sock_send_line(app, "PROXY TCP6 %s :: %s %s\r", user, port, public);
 }
 
 static void on_local_dialed(void *owner, int fd)
@@ -117,15 +119,13 @@ static void on_local_dialed(void *owner, int fd)
     struct proxy *proxy = owner;
     struct client *client = proxy->client;
 
-    if (fd >= 0 && client->options.proxy_protocol && introduce(proxy, fd) != 0) {
-        close(fd);
-        fd = -1;
-    }
     if (fd < 0) {
-        complain("cannot reach the local app, %s port %d: %s", client->local.host, client->local.port,
-                 errno_text());
+        complain("cannot reach the local app, %s: %s", client->local.text, dial_error(&proxy->dial).text);
         sock_reset_on_close(proxy->fd);
     } else {
+        dial_good(&proxy->dial);
+        if (client->options.proxy_protocol)
+            introduce(proxy, fd);
         say("step 6: joined connection %u to the local app", ++client->joined);
         relay_join(&client->relays, proxy->fd, fd, client->joined);
         proxy->fd = -1;
@@ -149,7 +149,7 @@ static void on_start(void *owner, int fd, const char *line)
     say("step 5: a user is there, from %s: dialing the local app", proxy->user);
     list_remove(&proxy->place);
     list_append(&client->started, &proxy->place);
-    dial_start(&proxy->dial, client->loop, &client->local, on_local_dialed, proxy);
+    dial_start(&proxy->dial, client->loop, &client->local, DIAL_LONG_MS, on_local_dialed, proxy);
 }
 
 /* proxy TOKEN */
@@ -159,7 +159,7 @@ static void on_proxy_dialed(void *owner, int fd)
     struct client *client = proxy->client;
 
     if (fd < 0 || sock_send_line(fd, "proxy %s", client->token) != 0) {
-        complain("cannot open a proxy connection: %s", errno_text());
+        complain("cannot open a proxy connection: %s", fd < 0 ? dial_error(&proxy->dial).text : errno_text());
         if (fd >= 0)
             close(fd);
         forget_proxy(proxy);
@@ -167,6 +167,7 @@ static void on_proxy_dialed(void *owner, int fd)
         timer_start(client->loop, &client->pause, PAUSE_MS, open_proxies, client);
         return;
     }
+    dial_good(&proxy->dial);
     say_more("step 5: opened a proxy connection");
     if (first_line_await(&proxy->start, client->loop, fd, 0, on_start, on_proxy_gone, proxy) != 0) {
         complain("lost a proxy connection: %s", errno_text());
@@ -198,7 +199,7 @@ static void open_proxies(void *owner)
         proxy->fd = -1;
         list_append(&client->proxies, &proxy->place);
         client->proxies_count++;
-        dial_start(&proxy->dial, client->loop, &client->proxy_port, on_proxy_dialed, proxy);
+        dial_start(&proxy->dial, client->loop, &client->proxy_port, DIAL_MS, on_proxy_dialed, proxy);
     }
 }
 
@@ -263,11 +264,12 @@ static void on_welcome(struct client *client, const char *token)
         return;
     }
     client->welcomed = true;
+    dial_good(&client->dial);
     client->welcomed_ms = loop_now_ms(client->loop);
     client->backoff_ms = 0;
     say("step 2: opened the control connection to %s", sock_peer(client->control.watch.fd).text);
-    say("users who come to %s port %s reach %s port %d", client->server.host, client->public_port,
-        client->local.host, client->local.port);
+    say("users who come to port %s of %s reach %s", client->public_port,
+        sock_peer(client->control.watch.fd).address, client->local.text);
     on_heartbeat(client);
 }
 
@@ -323,7 +325,7 @@ static void on_server_dialed(void *owner, int fd)
     const char *secret = client->options.secret;
 
     if (fd < 0) {
-        on_server_gone(client, errno_text());
+        on_server_gone(client, dial_error(&client->dial).text);
     } else if (line_open(&client->control, client->loop, fd, silence_ms, on_server_line, on_server_gone,
                          client) != 0) {
         close(fd);
@@ -337,7 +339,7 @@ static void dial_server(void *owner)
 {
     struct client *client = owner;
 
-    dial_start(&client->dial, client->loop, &client->server, on_server_dialed, client);
+    dial_start(&client->dial, client->loop, &client->server, DIAL_MS, on_server_dialed, client);
 }
 
 static void on_drained(void *owner)
@@ -369,9 +371,9 @@ static void on_stop(void *owner)
 static int open_client(struct client *client)
 {
     client->loop = loop_new();
-    if (client->loop == NULL || target_lookup(&client->server) != 0)
+    if (client->loop == NULL || target_lookup(&client->server, client->loop) != 0)
         return -1;
-    if (target_lookup(&client->local) != 0)
+    if (target_lookup(&client->local, client->loop) != 0)
         return -1;
     list_init(&client->proxies);
     list_init(&client->started);
@@ -388,6 +390,9 @@ static void close_client(struct client *client)
     forget_proxies(&client->proxies);
     forget_proxies(&client->started);
     relays_close(&client->relays);
+    target_clear(&client->server);
+    target_clear(&client->proxy_port);
+    target_clear(&client->local);
     loop_free(client->loop);
 }
 
@@ -406,9 +411,10 @@ int main(int argc, char **argv)
     if (status != OPTIONS_OK)
         return status;
     if (target_parse(&client.server, server, client.options.control.port) != 0)
-        return options_wrong("SERVER can't be \"%s\"", server);
+        return options_wrong("SERVER can't be \"%s\": it is a host, or host:port", server);
     if (target_parse(&client.local, local, 0) != 0)
-        return options_wrong("LOCAL can't be \"%s\"", local);
+        return options_wrong("LOCAL can't be \"%s\": it is a port, host:port, or the path of a Unix socket",
+                             local);
     status = open_client(&client) == 0 ? loop_run(client.loop) : 1;
     close_client(&client);
     if (status == 0)

@@ -5,7 +5,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "../common/target.h"
+#include "../../common/target.h"
 #include "names.h"
 
 static struct target target;

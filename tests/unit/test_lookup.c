@@ -6,7 +6,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "../common/lookup.h"
+#include "../../common/lookup.h"
 #include "names.h"
 
 static struct lookup lookup;

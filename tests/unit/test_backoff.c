@@ -1,7 +1,7 @@
 /* backoff: how long to wait before another try. */
 #include "unit.h"
 
-#include "../common/backoff.h"
+#include "../../common/backoff.h"
 
 static void test_the_wait_is_doubled_from_half_a_second_to_half_a_minute(void **state)
 {
