@@ -7,12 +7,18 @@
 
 #include <errno.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
-enum { LINE_SIZE = 512, SLOTS = 16, PAUSE_MS = 1000 };
+#include "outlet.h"
+
+enum {
+    LOG_LINE_BYTES = 512, /* no pipe takes less than this in one piece (PIPE_BUF) */
+    COMPLAINT_KINDS = 16,
+    COMPLAINT_PAUSE_MS = 1000,
+};
 
 struct slot {
     const char *format;
@@ -22,32 +28,65 @@ struct slot {
 
 static const char *log_name = "program";
 static enum log_level log_level = LOG_NORMAL;
-static struct slot slots[SLOTS];
+static enum outlet log_outlet = OUTLET_OTHER;
+static struct slot slots[COMPLAINT_KINDS];
+static unsigned lost_lines; /* since the last that could be written */
+static int lost_error;      /* why: an errno */
 
 void log_open(const char *name, enum log_level level)
 {
     log_name = name;
     log_level = level;
+    log_outlet = outlet_open();
+}
+
+/* What stands in front of each line. Returns its length. */
+static size_t print_head(char line[LOG_LINE_BYTES])
+{
+    struct timespec now;
+    struct tm day;
+    size_t length = 0;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    localtime_r(&now.tv_sec, &day);
+    if (log_outlet == OUTLET_OTHER)
+        length = strftime(line, LOG_LINE_BYTES, "%Y-%m-%d ", &day);
+    if (log_outlet != OUTLET_JOURNAL)
+        length += (size_t)snprintf(line + length, LOG_LINE_BYTES - length, "%02d:%02d:%02d.%03d ",
+                                   day.tm_hour, day.tm_min, day.tm_sec, (int)(now.tv_nsec / 1000000));
+    snprintf(line + length, LOG_LINE_BYTES / 4, "%s: ", log_name);
+    return strlen(line);
+}
+
+/* Says how many lines were lost, if there is room again. Returns whether there is. */
+static bool tell_of_lost(void)
+{
+    const char *reason = lost_error == EAGAIN ? "nobody read them" : strerror(lost_error);
+    char line[LOG_LINE_BYTES];
+    size_t length = print_head(line);
+
+    snprintf(line + length, sizeof line - length, "(%u line%s missing here: %s)\n", lost_lines,
+             lost_lines == 1 ? " is" : "s are", reason);
+    if (!outlet_put(line, strlen(line)))
+        return false;
+    lost_lines = 0;
+    return true;
 }
 
 static void print_line(unsigned held_back, const char *format, va_list arguments)
 {
-    char line[LINE_SIZE];
-    struct timespec now;
-    struct tm day;
-    size_t length;
+    char line[LOG_LINE_BYTES];
+    size_t length = print_head(line);
 
-    clock_gettime(CLOCK_REALTIME, &now);
-    localtime_r(&now.tv_sec, &day);
-    length = (size_t)snprintf(line, sizeof line, "%02d:%02d:%02d.%03d %s: ", day.tm_hour, day.tm_min,
-                              day.tm_sec, (int)(now.tv_nsec / 1000000), log_name);
     vsnprintf(line + length, sizeof line - length - 48, format, arguments);
     length = strlen(line);
     if (held_back > 0)
         length += (size_t)snprintf(line + length, 48, " (and %u more like this)", held_back);
     line[length++] = '\n';
-    if (write(STDERR_FILENO, line, length) < 0)
-        return; /* nobody reads the log: there is nobody to tell */
+    if ((lost_lines > 0 && !tell_of_lost()) || !outlet_put(line, length)) {
+        lost_error = errno;
+        lost_lines++;
+    }
 }
 
 void say(const char *format, ...)
@@ -77,13 +116,13 @@ static struct slot *find_slot(const char *format)
 {
     struct slot *oldest = &slots[0];
 
-    for (int i = 0; i < SLOTS; i++) {
+    for (int i = 0; i < COMPLAINT_KINDS; i++) {
         if (slots[i].format == format)
             return &slots[i];
         if (slots[i].printed_ms < oldest->printed_ms)
             oldest = &slots[i];
     }
-    *oldest = (struct slot){.format = format, .printed_ms = -PAUSE_MS};
+    *oldest = (struct slot){.format = format, .printed_ms = -COMPLAINT_PAUSE_MS};
     return oldest;
 }
 
@@ -95,7 +134,7 @@ void complain(const char *format, ...)
 
     clock_gettime(CLOCK_MONOTONIC, &now);
     int64_t now_ms = (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-    if (now_ms - slot->printed_ms < PAUSE_MS) {
+    if (now_ms - slot->printed_ms < COMPLAINT_PAUSE_MS) {
         slot->held_back++;
         return;
     }

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <linux/tcp.h> /* not netinet/tcp.h, which lacks tcpi_segs_in */
 #include <netinet/in.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +28,7 @@ enum {
     REST_MS = 3,         /* after so long without anything to do the loop is at rest */
     DEADLINE_MS = 10000, /* for what should be so at once; far off, since the machine may be busy */
     WATCHDOG_S = 120,    /* for a test that never comes back from the module */
+    LOG_WATCHDOG_S = 10, /* for one that waits for whoever is to read the log */
     REST_TURNS = 20000,  /* so many without a rest mean a loop that turns for nothing */
 };
 
@@ -47,7 +49,10 @@ static struct {
     char log[16384];
     size_t log_size;
     int log_writes;
-} unit = {.turns_left = -1, .turn_ms = TURN_MS};
+    int own_stderr; /* kept here while the log goes elsewhere; else -1 */
+    bool has_watchdog;
+    timer_t watchdog;
+} unit = {.turns_left = -1, .turn_ms = TURN_MS, .own_stderr = -1};
 
 /* --- The stand-ins --- */
 
@@ -88,7 +93,7 @@ int clock_gettime(clockid_t id, struct timespec *time)
 
 ssize_t write(int fd, const void *bytes, size_t size)
 {
-    if (fd != STDERR_FILENO)
+    if (fd != STDERR_FILENO || unit.own_stderr >= 0)
         return syscall(SYS_write, fd, bytes, size);
     unit.log_writes++;
     if (size < sizeof unit.log - unit.log_size) {
@@ -100,10 +105,22 @@ ssize_t write(int fd, const void *bytes, size_t size)
 
 /* --- A test --- */
 
+/* Ends the program after so many seconds. Not alarm(2): its timer is the log's. */
+static void start_watchdog(int seconds)
+{
+    struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGABRT};
+
+    if (!unit.has_watchdog)
+        assert_int_equal(timer_create(CLOCK_MONOTONIC, &event, &unit.watchdog), 0);
+    unit.has_watchdog = true;
+    struct itimerspec time = {.it_value.tv_sec = (time_t)(slowness() * seconds)};
+    assert_int_equal(timer_settime(unit.watchdog, 0, &time, NULL), 0);
+}
+
 int unit_begin(void **state)
 {
     (void)state;
-    alarm((unsigned)(slowness() * WATCHDOG_S));
+    start_watchdog(WATCHDOG_S);
     unit.turns_left = -1;
     unit.turn_ms = TURN_MS;
     unit.ahead_ms += 2000; /* a complaint of the test before must not hold back this one's */
@@ -121,7 +138,7 @@ int unit_end(void **state)
     loop_free(loop);
     loop = NULL;
     setrlimit(RLIMIT_NOFILE, &unit.limit);
-    alarm(0);
+    start_watchdog(0);
     int more = open_descriptors() - unit.descriptors;
     if (more != 0)
         print_error("%d descriptors more than before\n", more);
@@ -427,6 +444,21 @@ int times_logged(const char *text)
 int writes_to_log(void)
 {
     return unit.log_writes;
+}
+
+void log_goes_to(int fd)
+{
+    start_watchdog(LOG_WATCHDOG_S);
+    unit.own_stderr = dup(STDERR_FILENO);
+    assert_true(unit.own_stderr > STDERR_FILENO && dup2(fd, STDERR_FILENO) == STDERR_FILENO);
+}
+
+void log_comes_back(void)
+{
+    assert_int_equal(dup2(unit.own_stderr, STDERR_FILENO), STDERR_FILENO);
+    close(unit.own_stderr);
+    unit.own_stderr = -1;
+    start_watchdog(WATCHDOG_S);
 }
 
 void log_forget(void)

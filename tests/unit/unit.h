@@ -119,6 +119,9 @@ const char *logged(void);
 int times_logged(const char *text);
 int writes_to_log(void);
 void log_forget(void);
+/* From here to log_comes_back stderr is fd, and what is logged really goes there. */
+void log_goes_to(int fd);
+void log_comes_back(void);
 #define expect_logged(text) assert_true(times_logged(text) > 0)
 
 #endif
