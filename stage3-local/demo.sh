@@ -33,6 +33,9 @@ fi
 
 paint() {
     while IFS= read -r line; do
+        case $line in
+        ????-??-??\ *) line=${line#* } ;; # it is for eyes, and these know the date
+        esac
         time=${line%% *}
         text=${line#* }
         case $time in

@@ -27,7 +27,8 @@ class Lost(Exception):
 
 def log(text, importance=1):
     if importance <= level:
-        now = datetime.datetime.now().strftime("%H:%M:%S.%f")[:-3]
+        date = "" if sys.stderr.isatty() else "%Y-%m-%d "
+        now = datetime.datetime.now().strftime(date + "%H:%M:%S.%f")[:-3]
         print(f"{now} {name}: {text}", file=sys.stderr, flush=True)
 
 

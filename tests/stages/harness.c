@@ -44,6 +44,14 @@ struct program {
     bool killed;
     int status; /* once ended: its exit status, or the signal that killed it */
     struct capture output, log;
+    int unread_log; /* what nobody reads, for now; else 0 */
+};
+
+/* How a program is started. */
+struct start {
+    int soft, hard; /* limits on descriptors; 0: the tests' own */
+    bool without_streams;
+    bool log_is_full;
 };
 
 static const char *folder;
@@ -367,6 +375,8 @@ int spec_end(void **state)
                 close(capture->fd);
             free(capture->text);
         }
+        if (program->unread_log > 0)
+            close(program->unread_log);
         *program = (struct program){0};
     }
     program_count = 0;
@@ -485,7 +495,7 @@ static int split(char *words, char **argv, int most)
 }
 
 static _Noreturn void become(const char *path, char *command, pid_t parent, const int *output, const int *log,
-                             int soft, int hard)
+                             const struct start *start)
 {
     char *argv[64], wrapper[500];
     int count;
@@ -497,7 +507,8 @@ static _Noreturn void become(const char *path, char *command, pid_t parent, cons
     if (getppid() != parent)
         _exit(127);
 #endif
-    if (hard > 0 && setrlimit(RLIMIT_NOFILE, &(struct rlimit){(rlim_t)soft, (rlim_t)hard}) != 0)
+    struct rlimit limit = {(rlim_t)start->soft, (rlim_t)start->hard};
+    if (start->hard > 0 && setrlimit(RLIMIT_NOFILE, &limit) != 0)
         _exit(127);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
@@ -518,12 +529,26 @@ static _Noreturn void become(const char *path, char *command, pid_t parent, cons
     argv[count++] = (char *)(uintptr_t)path;
     count += split(command, argv + count, 40);
     argv[count] = NULL;
+    for (int fd = 0; start->without_streams && fd < 3; fd++)
+        close(fd);
     execvp(argv[0], argv);
     dprintf(2, "cannot run %s: %s\n", argv[0], strerror(errno));
     _exit(127);
 }
 
-static struct program *run_words(int soft, int hard, const char *name, char *command)
+/* Writes into a pipe until it is full. */
+static void fill(int fd)
+{
+    static const char lines[4096] = "\n";
+    int flags = fcntl(fd, F_GETFL);
+
+    fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+    while (write(fd, lines, sizeof lines) > 0)
+        ;
+    fcntl(fd, F_SETFL, flags);
+}
+
+static struct program *run_words(const struct start *start, const char *name, char *command)
 {
     struct program *program = &programs[program_count];
     int output[2], log[2];
@@ -538,44 +563,84 @@ static struct program *run_words(int soft, int hard, const char *name, char *com
     }
     fcntl(output[0], F_SETFL, O_NONBLOCK);
     fcntl(log[0], F_SETFL, O_NONBLOCK);
+    if (start->log_is_full)
+        fill(log[1]);
     snprintf(path, sizeof path, "%s/%s", folder, name);
     fflush(stdout);
     pid_t pid = fork();
     if (pid == 0)
-        become(path, command, parent, output, log, soft, hard);
+        become(path, command, parent, output, log, start);
     close(output[1]);
     close(log[1]);
     *program = (struct program){.name = name, .pid = pid, .output = {.fd = output[0]}, .log = {.fd = log[0]}};
     program->output.text = calloc(1, CAPTURE);
     program->log.text = calloc(1, CAPTURE);
+    if (start->log_is_full) {
+        program->unread_log = log[0];
+        program->log.fd = -1;
+    }
     if (pid < 0 || program->output.text == NULL || program->log.text == NULL)
         unmet(NULL, "to start a program", "%s", strerror(errno));
     program_count++;
     return program;
 }
 
-struct program *run_limited(int soft, int hard, const char *name, const char *format, ...)
+static struct program *run_as(const struct start *start, const char *name, const char *format,
+                              va_list arguments)
 {
     char command[1000];
+
+    vsnprintf(command, sizeof command, format, arguments);
+    return run_words(start, name, command);
+}
+
+struct program *run_limited(int soft, int hard, const char *name, const char *format, ...)
+{
+    va_list arguments;
+
+    if (getenv("TEST_WRAPPER") != NULL)
+        skip_test("the limits would be the wrapper's too");
+    va_start(arguments, format);
+    struct program *program = run_as(&(struct start){.soft = soft, .hard = hard}, name, format, arguments);
+    va_end(arguments);
+    return program;
+}
+
+struct program *run_without_streams(const char *name, const char *format, ...)
+{
     va_list arguments;
 
     va_start(arguments, format);
-    vsnprintf(command, sizeof command, format, arguments);
+    struct program *program = run_as(&(struct start){.without_streams = true}, name, format, arguments);
     va_end(arguments);
-    if (getenv("TEST_WRAPPER") != NULL)
-        skip_test("the limits would be the wrapper's too");
-    return run_words(soft, hard, name, command);
+    return program;
+}
+
+struct program *run_unread(const char *name, const char *format, ...)
+{
+    va_list arguments;
+
+    va_start(arguments, format);
+    struct program *program = run_as(&(struct start){.log_is_full = true}, name, format, arguments);
+    va_end(arguments);
+    return program;
+}
+
+void read_log(struct program *program)
+{
+    program->log.fd = program->unread_log;
+    program->unread_log = 0;
+    await(-1, 0, now_ms());
 }
 
 struct program *run(const char *name, const char *format, ...)
 {
-    char command[1000];
     va_list arguments;
 
     va_start(arguments, format);
-    vsnprintf(command, sizeof command, format, arguments);
+    struct program *program = run_as(&(struct start){0}, name, format, arguments);
     va_end(arguments);
-    return run_words(0, 0, name, command);
+    return program;
 }
 
 int port_for(struct program *program, const char *whom)

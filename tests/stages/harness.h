@@ -82,6 +82,14 @@ struct program *run(const char *name, const char *format, ...) __attribute__((fo
 struct program *run_limited(int soft, int hard, const char *name, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
+/* The same without standard input, output and error: all three are closed. */
+struct program *run_without_streams(const char *name, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/* The same with a log that is full, since nobody reads it; until read_log. */
+struct program *run_unread(const char *name, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void read_log(struct program *program);
+
 /* Waits for the line `listening for WHOM on port N`; returns N. */
 int port_for(struct program *program, const char *whom);
 

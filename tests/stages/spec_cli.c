@@ -328,8 +328,8 @@ static bool all_lines_fit(const char *text, const char *shape, char line[500])
 
 void test_every_log_line_has_its_time_and_program_in_front(void)
 {
-    static const char *const shape[] = {"^[0-2][0-9]:[0-5][0-9]:[0-5][0-9]\\.[0-9]{3} server: [^ ].*$",
-                                        "^[0-2][0-9]:[0-5][0-9]:[0-5][0-9]\\.[0-9]{3} client: [^ ].*$"};
+#define DATE_AND_TIME "^[0-9]{4}-[01][0-9]-[0-3][0-9] [0-2][0-9]:[0-5][0-9]:[0-5][0-9]\\.[0-9]{3} "
+    static const char *const shape[] = {DATE_AND_TIME "server: [^ ].*$", DATE_AND_TIME "client: [^ ].*$"};
     struct program *programs[2];
     char line[500];
 
@@ -338,7 +338,8 @@ void test_every_log_line_has_its_time_and_program_in_front(void)
         if (log_of(programs[i])[0] == '\0')
             unmet(programs[i], "something to be logged", "nothing was");
         if (!all_lines_fit(log_of(programs[i]), shape[i], line))
-            unmet(programs[i], "every log line to be `HH:MM:SS.mmm PROGRAM: text`", "`%s` came", line);
+            unmet(programs[i], "every log line in a pipe to be `YYYY-MM-DD HH:MM:SS.mmm PROGRAM: text`",
+                  "`%s` came", line);
     }
 }
 

@@ -791,6 +791,76 @@ static void test_users_wait_while_the_client_is_replaced_by_another(void)
     expect_bytes(&private, "y");
 }
 
+/* ---- the log ---- */
+
+static void serve_a_user(struct server *server, struct peer *client)
+{
+    struct peer user = open_public(server, client, "a user"),
+                proxy = open_proxy(server, "a proxy connection");
+
+    expect_start(&proxy);
+    exchange(&user, &proxy, 1000, 1000);
+    leave(&user);
+    leave(&proxy);
+}
+
+static void test_a_server_whose_log_nobody_reads_serves_users_and_says_later_what_is_missing(void)
+{
+    struct door held[] = {hold_port("a port"), hold_port("a port"), hold_port("a port")};
+    struct server server = {
+        .control_port = held[0].port, .public_port = held[1].port, .proxy_port = held[2].port};
+
+    server.program = run_unread("server", "--spares 0 -v -c %d -u %d -x %d", server.control_port,
+                                server.public_port, server.proxy_port);
+    struct peer client = dial_when_open("the client", server.program, server.control_port);
+    greet(&server, &client);
+    for (int i = 0; i < 10; i++)
+        serve_a_user(&server, &client);
+    read_log(server.program);
+    serve_a_user(&server, &client);
+    expect_log(server.program, "server: \\([0-9]+ lines are missing here: nobody read them\\)$",
+               "the log to say how many lines are missing");
+}
+
+static void test_a_client_whose_log_nobody_reads_serves_users_and_stops_on_sigterm(void)
+{
+    struct client client = {.control = open_door("the server's control port"),
+                            .proxy = open_door("the server's proxy port"),
+                            .app = open_door("the local app")};
+
+    client.program = run_unread("client", "-v -c %d -x %d %d 127.0.0.1", client.control.port,
+                                client.proxy.port, client.app.port);
+    client.control.with = client.proxy.with = client.app.with = client.program;
+    expect_hello(&client);
+    welcome(&client, first_token);
+    for (int i = 0; i < 10; i++) {
+        struct peer proxy = ask_for_proxy(&client, first_token, "a proxy connection");
+        say(&proxy, START);
+        struct peer app = expect_caller(&client.app, "the local app");
+        exchange(&proxy, &app, 1000, 1000);
+        leave(&proxy);
+        leave(&app);
+    }
+    send_signal(client.program, SIGTERM);
+    expect_exit(client.program, 0);
+}
+
+/* Its first connection must not take the number of standard error. */
+static void test_a_client_without_standard_streams_says_nothing_but_the_protocol(void)
+{
+    struct client client = {.control = open_door("the server's control port"),
+                            .proxy = open_door("the server's proxy port")};
+
+    client.program = run_without_streams("client", "-v --heartbeat 0.2 -c %d -x %d 1 127.0.0.1",
+                                         client.control.port, client.proxy.port);
+    client.control.with = client.proxy.with = client.program;
+    expect_hello(&client);
+    welcome(&client, first_token);
+    ask_for_proxy(&client, first_token, "a proxy connection");
+    for (int i = 0; i < 3; i++)
+        answer_ping(&client);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -906,6 +976,12 @@ int main(int argc, char **argv)
         SLOW_SPEC(test_a_stop_waits_for_users_no_longer_than_the_drain),
         SPEC(test_a_second_signal_ends_at_once),
         SLOW_SPEC(test_sigint_and_sigterm_stop_both_with_exit_0),
+        /* the log */
+        SPEC(test_a_server_whose_log_nobody_reads_serves_users_and_says_later_what_is_missing),
+        SPEC(test_a_client_whose_log_nobody_reads_serves_users_and_stops_on_sigterm),
+        SPEC(test_a_client_without_standard_streams_says_nothing_but_the_protocol),
+        SPEC(test_every_log_line_has_its_time_and_program_in_front),
+        SLOW_SPEC(test_verbose_logs_more_and_quiet_logs_nothing_while_all_is_well),
         /* the command line */
         SPEC(test_a_given_port_is_listened_on),
         SPEC(test_the_default_ports_are_those_of_the_book),
@@ -920,8 +996,6 @@ int main(int argc, char **argv)
         SPEC(test_an_option_of_another_stage_is_wrong_usage),
         SPEC(test_help_names_the_options_of_this_stage_and_no_others),
         SPEC(test_version_is_one_line_and_exit_is_0),
-        SPEC(test_every_log_line_has_its_time_and_program_in_front),
-        SLOW_SPEC(test_verbose_logs_more_and_quiet_logs_nothing_while_all_is_well),
     };
 
     return spec_run_all(argc, argv, tests, sizeof tests / sizeof tests[0]);
