@@ -197,6 +197,25 @@ async def burst(case):
     case.result(5000, f"all served within {took:.1f} s")
 
 
+@scenario("nobody reads what server and client log; 1,000 users meanwhile")
+async def log_unread(case):
+    server, client, app = await case.tunnel()
+    for one in server, client:
+        one.shrink_log()
+        one.reader.cancel()
+    took = []
+    for _ in range(50):
+        began = time.monotonic()
+        await asyncio.gather(*(request(server) for _ in range(20)))
+        took.append(time.monotonic() - began)
+    for one in server, client:
+        one.reader = asyncio.create_task(one.read())
+        await request(server)
+        await one.line(r"\(\d+ lines are missing here: nobody read them\)")
+    case.result(1000, f"twenty users at once served in {max(took) * 1000:.0f} ms at most; both say later how many lines are missing",
+                "lines of the log")
+
+
 @scenario("20 users ask for an endless download and do not read; others come all the while", seconds=90)
 async def users_that_do_not_read(case):
     bulk = await case.start("bulk app", sys.executable, f"{HERE}/bulk.py", "serve")

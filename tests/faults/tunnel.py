@@ -266,6 +266,8 @@ class Program:
         def prepare():
             if descriptors is not None:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+            with contextlib.suppress(OSError):  # room for the log of a burst; what finds none is lost
+                fcntl.fcntl(2, fcntl.F_SETPIPE_SZ, 1 << 20)
 
         self.namespace = namespace
         if namespace is not None:
@@ -286,6 +288,11 @@ class Program:
                 self.news.notify_all()
         async with self.news:
             self.news.notify_all()
+
+    def shrink_log(self):
+        """The pipe that it logs to has room for a page from now on, where the system can do that."""
+        with contextlib.suppress(OSError), open(f"/proc/{self.pid}/fd/2", "wb", buffering=0) as log:
+            fcntl.fcntl(log, fcntl.F_SETPIPE_SZ, 4096)
 
     async def line(self, pattern, seconds=5, after=0):
         """The match of the first line that fits, of those that come after the first `after` ones."""
