@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <netdb.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -85,11 +86,16 @@ static void on_bell(void *owner, unsigned ready)
     let_go(question);
 }
 
+/* The thread begins with all signals blocked: they are the loop's, and the log's. */
 static int start_thread(struct question *question)
 {
     pthread_t thread;
-    int error = pthread_create(&thread, NULL, ask, question);
+    sigset_t every, before;
 
+    sigfillset(&every);
+    pthread_sigmask(SIG_SETMASK, &every, &before);
+    int error = pthread_create(&thread, NULL, ask, question);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     errno = error;
     return error == 0 ? 0 : -1;
 }
