@@ -143,12 +143,21 @@ test: all build-tests  ## all tests that need no root and no network
 # A file tests/unit/test_X.c holds the tests of common/X.c.
 UNIT_TESTS = $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/test_*.c))
 
+# Loop and buckets as these tests have them: what they ask the system for comes to tests/unit/unit.c.
+UNIT_OBJECTS = $(addprefix $(BUILD)/tests/unit/,unit.o loop.o bucket_$(BUCKET).o)
+STAND_INS = poller_wait poller_set malloc calloc fcntl
+
+$(BUILD)/tests/unit/loop.o $(BUILD)/tests/unit/bucket_$(BUCKET).o: $(BUILD)/tests/unit/%.o: common/%.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	@echo "  compile  $< (for tests)"
+	$Q$(COMPILE) $(foreach f,$(STAND_INS),-D$f=unit_$f) -MMD -MP -c -o $@ $<
+
 test-common: $(UNIT_TESTS:%=run-%)  ## test the modules of common/ (run-test_relay: one of them)
 
 $(UNIT_TESTS:%=run-%): run-%: $(BUILD)/tests/unit/%
 	@$<
 
-$(UNIT_TESTS:%=$(BUILD)/tests/unit/%): %: %.o $(BUILD)/tests/unit/unit.o $(BUILD)/tests/basics.o $(BUILD)/common.a
+$(UNIT_TESTS:%=$(BUILD)/tests/unit/%): %: %.o $(UNIT_OBJECTS) $(BUILD)/tests/basics.o $(BUILD)/common.a
 	@echo "  link     $@"
 	$Q$(LINK) -o $@ $^ $$(pkg-config --libs cmocka)
 

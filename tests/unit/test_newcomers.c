@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "../../common/limits.h"
 #include "../../common/newcomers.h"
 
 static struct newcomers newcomers;
@@ -257,7 +258,7 @@ static void test_with_hardly_any_descriptors_there_is_still_one(void **state)
 static void test_there_are_never_more_than_newcomers_max(void **state)
 {
     (void)state;
-    if (loop_capacity(loop) < 4 * NEWCOMERS_MAX)
+    if (limits_connections() < 4 * NEWCOMERS_MAX)
         skip(); /* fewer still */
     assert_int_equal(newcomers.most, NEWCOMERS_MAX);
 }

@@ -1,26 +1,29 @@
 /*
- * How it works: the linker takes a function of the C library from here if it is defined here. So the loop's call of
- * epoll_wait comes here before each turn, which is where a test gets in between; and what comes from
- * clock_gettime is as much ahead of the real time as the test wants it to be.
+ * How it works: the Makefile compiles the loop and the buckets once more for these tests, with some functions that they
+ * call renamed. So the loop's call of poller_wait comes here before each turn, which is where a test gets in between; and
+ * memory is there, or not, as the test wants. The linker takes a function of the C library from here if it is
+ * defined here: what comes from clock_gettime is as much ahead of the real time as the test wants it to be.
  */
 #include "unit.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/tcp.h> /* not netinet/tcp.h, which lacks tcpi_segs_in */
 #include <netinet/in.h>
 #include <signal.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "../../common/limits.h"
+#include "../../common/poller.h"
 #include "../../common/sock.h"
 
 enum {
@@ -30,9 +33,11 @@ enum {
     WATCHDOG_S = 120,    /* for a test that never comes back from the module */
     LOG_WATCHDOG_S = 10, /* for one that waits for whoever is to read the log */
     REST_TURNS = 20000,  /* so many without a rest mean a loop that turns for nothing */
+    DESCRIPTORS = 1024,  /* where they are scarce; more than a test opens */
 };
 
 struct loop *loop;
+struct faults faults;
 
 static struct {
     int turns_left; /* before the loop returns to the test; -1: it runs freely */
@@ -46,6 +51,8 @@ static struct {
     int64_t deadline_ms;
     int descriptors; /* open before the test */
     struct rlimit limit;
+    int held[DESCRIPTORS]; /* descriptors, so that there are no others */
+    int held_count;
     char log[16384];
     size_t log_size;
     int log_writes;
@@ -56,31 +63,83 @@ static struct {
 
 /* --- The stand-ins --- */
 
-int epoll_wait(int fd, struct epoll_event *events, int most, int timeout)
-{
-    int wait = timeout;
+int unit_poller_wait(struct poller *poller, struct event *events, int most, int ms);
+int unit_poller_set(struct poller *poller, struct watch *watch, unsigned interest);
+void *unit_malloc(size_t size);
+void *unit_calloc(size_t count, size_t size);
+int unit_fcntl(int fd, int command, ...);
 
+int unit_poller_wait(struct poller *poller, struct event *events, int most, int ms)
+{
+    int wait = ms;
+
+    if (faults.waiting != 0) {
+        errno = faults.waiting;
+        return -1;
+    }
     if (unit.turns_left == 0) { /* the turn is over: back to the test */
         loop_stop(loop, 0);
         return 0;
     }
     if (unit.turns_left > 0) {
         unit.turns_left--;
-        wait = timeout < 0 || timeout > unit.turn_ms ? unit.turn_ms : timeout;
+        wait = ms < 0 || ms > unit.turn_ms ? unit.turn_ms : ms;
     }
-    if (unit.clock_was_moved) /* then timeout was computed from the time before */
+    if (unit.clock_was_moved) /* then ms was computed from the time before */
         wait = 0;
     unit.clock_was_moved = false;
-    int count = epoll_pwait(fd, events, most, wait, NULL);
-    unit.was_idle = count == 0 && wait != timeout;
+    int count = poller_wait(poller, events, most, wait);
+    unit.was_idle = count == 0 && wait != ms;
     return count;
+}
+
+/* epoll(7) refuses some descriptors, poll(2) none. Here each poller refuses directories: see unwatchable. */
+int unit_poller_set(struct poller *poller, struct watch *watch, unsigned interest)
+{
+    struct stat status;
+
+    if (fstat(watch->fd, &status) != 0 || !S_ISDIR(status.st_mode))
+        return poller_set(poller, watch, interest);
+    errno = EPERM;
+    return -1;
+}
+
+static bool is_out_of_memory(void)
+{
+    if (faults.memory)
+        errno = ENOMEM;
+    return faults.memory;
+}
+
+void *unit_malloc(size_t size)
+{
+    return is_out_of_memory() ? NULL : malloc(size);
+}
+
+void *unit_calloc(size_t count, size_t size)
+{
+    return is_out_of_memory() ? NULL : calloc(count, size);
+}
+
+/* With F_SETPIPE_SZ, the only use that the modules have for it. */
+int unit_fcntl(int fd, int command, ...)
+{
+    va_list arguments;
+
+    va_start(arguments, command);
+    int argument = va_arg(arguments, int);
+    va_end(arguments);
+    if (!faults.pipe_size)
+        return fcntl(fd, command, argument);
+    errno = EPERM;
+    return -1;
 }
 
 int clock_gettime(clockid_t id, struct timespec *time)
 {
     long result = syscall(SYS_clock_gettime, id, time);
 
-    if (id == CLOCK_MONOTONIC) {
+    if (id != CLOCK_REALTIME) {
         time->tv_sec += unit.ahead_ms / 1000;
         time->tv_nsec += unit.ahead_ms % 1000 * 1000000;
         if (time->tv_nsec >= 1000000000) {
@@ -125,6 +184,7 @@ int unit_begin(void **state)
     unit.turn_ms = TURN_MS;
     unit.ahead_ms += 2000; /* a complaint of the test before must not hold back this one's */
     log_forget();
+    faults = (struct faults){0};
     getrlimit(RLIMIT_NOFILE, &unit.limit);
     unit.descriptors = open_descriptors();
     loop = loop_new();
@@ -234,25 +294,6 @@ bool is_congestion_control(int fd, const char *name)
 
     assert_int_equal(getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, own, &size), 0);
     return strcmp(own, name) == 0;
-}
-
-static struct tcp_info tcp_info_of(int fd)
-{
-    struct tcp_info info = {0};
-    socklen_t size = sizeof info;
-
-    assert_int_equal(getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size), 0);
-    return info;
-}
-
-int window_at_most(int fd)
-{
-    return UINT16_MAX << tcp_info_of(fd).tcpi_rcv_wscale;
-}
-
-int segments_received(int fd)
-{
-    return (int)tcp_info_of(fd).tcpi_segs_in;
 }
 
 struct held_port hold_port(void)
@@ -386,26 +427,25 @@ int open_descriptors(void)
     return descriptors_of(getpid());
 }
 
-static void limit_descriptors(rlim_t soft)
-{
-    struct rlimit limit;
-
-    getrlimit(RLIMIT_NOFILE, &limit);
-    limit.rlim_cur = soft;
-    setrlimit(RLIMIT_NOFILE, &limit);
-}
-
+/* Not by a lower limit: poll(2) wants one that is higher than the highest descriptor. */
 void forbid_descriptors(void)
 {
-    limit_descriptors(0);
+    struct rlimit limit = unit.limit;
+    int fd;
+
+    limit.rlim_cur = limit.rlim_max < DESCRIPTORS ? limit.rlim_max : DESCRIPTORS;
+    setrlimit(RLIMIT_NOFILE, &limit);
+    while (unit.held_count < DESCRIPTORS && (fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0)) >= 0)
+        unit.held[unit.held_count++] = fd;
+    assert_in_range(unit.held_count, 1, DESCRIPTORS - 1);
 }
 
 void allow_descriptors(void)
 {
-    struct rlimit limit;
-
-    getrlimit(RLIMIT_NOFILE, &limit);
-    limit_descriptors(limit.rlim_max);
+    while (unit.held_count > 0)
+        close(unit.held[--unit.held_count]);
+    setrlimit(RLIMIT_NOFILE, &unit.limit);
+    limits_raise();
 }
 
 int with_descriptors(int limit, int (*work)(void))

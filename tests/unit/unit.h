@@ -6,8 +6,8 @@
  * valgrind). It also holds the clock: later(5000) makes it five seconds later for the module, at once. What the module
  * logs is kept, not shown.
  *
- * For this, unit.c stands in for three functions of the C library: epoll_wait, clock_gettime and write. Each does the
- * real one's work, by system call.
+ * For this, unit.c stands in for poller_wait, and for two functions of the C library: clock_gettime and write. Each
+ * does the real one's work; so all tests run with each poller.
  */
 #ifndef TESTS_UNIT_H
 #define TESTS_UNIT_H
@@ -23,6 +23,14 @@
 #include "../basics.h"
 
 extern struct loop *loop;
+
+/* What the system refuses from now on, until the end of the test. */
+struct faults {
+    int waiting;    /* the loop's, with this errno */
+    bool memory;    /* for buckets */
+    bool pipe_size; /* larger pipes than they are from the start */
+};
+extern struct faults faults;
 
 /* Entries in the list of tests. One with setup and teardown of its own has these call unit_begin and unit_end. */
 #define UNIT(test)                                                                                           \
@@ -68,10 +76,6 @@ int listening_on(const char *address, int port, int backlog);
 int option_of(int fd, int level, int name);
 /* Whether this is the name of the socket's congestion control. */
 bool is_congestion_control(int fd, const char *name);
-/* How far the socket's receive window can grow, in bytes: the scale agreed on limits it (RFC 7323). */
-int window_at_most(int fd);
-/* Segments that have come to the socket so far, with or without bytes. */
-int segments_received(int fd);
 /* A port of this machine's IPv4 addresses that nobody else gets until fd is closed. listening_on can be had on it meanwhile;
  * where it was not, connections are refused. */
 struct held_port {
