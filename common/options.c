@@ -29,7 +29,7 @@ static const struct options defaults = {
 };
 
 static const char a_port[] = "a number from 0 to 65535 (0: any free one), for a server also ADDRESS:PORT";
-static const char a_number[] = "a whole number";
+static const char a_number[] = "a whole number from 1";
 static const char seconds[] = "a number of seconds, up to a day";
 
 static const struct spec {
@@ -102,7 +102,9 @@ static void show_option(const struct spec *spec)
 
 static int show_help(const struct usage *usage, const char *program)
 {
-    printf("usage: %s [options] %s\n%s\n\n", program, usage->arguments, usage->purpose);
+    const char *blank = usage->arguments[0] != '\0' ? " " : "";
+
+    printf("usage: %s [options]%s%s\n%s\n\n", program, blank, usage->arguments, usage->purpose);
     for (int i = 0; i < WORDS; i++)
         if (strstr(usage->arguments, words[i].name) != NULL)
             printf("  %-28s %s\n", words[i].name, words[i].help);
