@@ -1,6 +1,7 @@
 /* options: the command line. */
 #include "unit.h"
 
+#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,14 +9,14 @@
 
 #include "../../common/options.h"
 
-enum { ALL = (1 << 11) - 1, MOST_WORDS = 16 };
+enum { ALL = (1 << 13) - 1, MOST_WORDS = 16 };
 
 static struct options options;
 
 static int begin(void **state)
 {
     unsetenv("TUNNEL_SECRET");
-    options = (struct options){.listen_port = 54287};
+    options = (struct options){.listen.port = 54287};
     return unit_begin(state);
 }
 
@@ -29,13 +30,16 @@ static int parse_as(unsigned known, const char *arguments, const char *line)
 {
     static char words[500];
     char *argv[MOST_WORDS] = {"server"};
+    struct usage usage = {"server", "Serves.", known, arguments};
     int argc = 1;
 
     snprintf(words, sizeof words, "%s", line);
     for (char *word = strtok(words, " "); word != NULL; word = strtok(NULL, " "))
         argv[argc++] = word;
     log_forget();
-    return options_parse(&options, "server", argc, argv, known, arguments);
+    options.listen = (struct endpoint){.port = 54287};
+    optind = 0; /* a program parses once; have getopt_long start over */
+    return options_parse(&options, &usage, argc, argv);
 }
 
 static int parse(const char *line)
@@ -84,17 +88,19 @@ static void test_without_options_everything_has_its_default(void **state)
 {
     (void)state;
     assert_int_equal(parse(""), OPTIONS_OK);
-    assert_int_equal(options.listen_port, 54287); /* the program's own */
-    assert_int_equal(options.control_port, 60623);
-    assert_int_equal(options.public_port, 60624);
-    assert_int_equal(options.proxy_port, 60625);
+    assert_int_equal(options.listen.port, 54287); /* the program's own */
+    assert_int_equal(options.control.port, 60623);
+    assert_int_equal(options.public.port, 60624);
+    assert_int_equal(options.proxy.port, 60625);
     assert_null(options.bind);
     assert_int_equal(options.heartbeat_ms, 5000);
-    assert_int_equal(options.wait_ms, 10000);
+    assert_int_equal(options.wait_ms, 15000);
     assert_int_equal(options.spares, 8);
-    assert_int_equal(options.drain_ms, 10000);
+    assert_int_equal(options.drain_ms, 8000);
     assert_int_equal(options.count, 0);
     assert_int_equal(options.log_level, LOG_NORMAL);
+    assert_false(options.proxy_protocol);
+    assert_null(options.congestion);
     assert_string_equal(options.secret, "");
     assert_null(options.arguments[0]);
     assert_null(options.arguments[1]);
@@ -106,10 +112,10 @@ static void test_each_option_has_a_long_form(void **state)
     (void)state;
     assert_int_equal(parse("--listen-port 1 --control-port=2 --public-port 3 --proxy-port 4 --bind ::1"),
                      OPTIONS_OK);
-    assert_int_equal(options.listen_port, 1);
-    assert_int_equal(options.control_port, 2);
-    assert_int_equal(options.public_port, 3);
-    assert_int_equal(options.proxy_port, 4);
+    assert_int_equal(options.listen.port, 1);
+    assert_int_equal(options.control.port, 2);
+    assert_int_equal(options.public.port, 3);
+    assert_int_equal(options.proxy.port, 4);
     assert_string_equal(options.bind, "::1");
     assert_int_equal(parse("--heartbeat 0.25 --wait 1.5 --spares 3 --drain 0 --count 12 --verbose"),
                      OPTIONS_OK);
@@ -119,6 +125,9 @@ static void test_each_option_has_a_long_form(void **state)
     assert_int_equal(options.drain_ms, 0);
     assert_int_equal(options.count, 12);
     assert_int_equal(options.log_level, LOG_VERBOSE);
+    assert_int_equal(parse("--proxy-protocol --congestion bbr"), OPTIONS_OK);
+    assert_true(options.proxy_protocol);
+    assert_string_equal(options.congestion, "bbr");
     assert_int_equal(parse("--quiet"), OPTIONS_OK);
     assert_int_equal(options.log_level, LOG_QUIET);
 }
@@ -127,10 +136,10 @@ static void test_the_common_ones_have_a_letter(void **state)
 {
     (void)state;
     assert_int_equal(parse("-p 1 -c 2 -u3 -x 65535 -b 127.0.0.1 -n 7 -q"), OPTIONS_OK);
-    assert_int_equal(options.listen_port, 1);
-    assert_int_equal(options.control_port, 2);
-    assert_int_equal(options.public_port, 3);
-    assert_int_equal(options.proxy_port, 65535);
+    assert_int_equal(options.listen.port, 1);
+    assert_int_equal(options.control.port, 2);
+    assert_int_equal(options.public.port, 3);
+    assert_int_equal(options.proxy.port, 65535);
     assert_string_equal(options.bind, "127.0.0.1");
     assert_int_equal(options.count, 7);
     assert_int_equal(options.log_level, LOG_QUIET);
@@ -142,7 +151,7 @@ static void test_port_0_may_be_asked_for(void **state)
 {
     (void)state;
     assert_int_equal(parse("-p 0 -c 0 -u 0 -x 0"), OPTIONS_OK);
-    assert_int_equal(options.listen_port + options.control_port + options.public_port + options.proxy_port,
+    assert_int_equal(options.listen.port + options.control.port + options.public.port + options.proxy.port,
                      0);
 }
 
@@ -157,7 +166,7 @@ static void test_the_last_of_two_counts(void **state)
 {
     (void)state;
     assert_int_equal(parse("-c 1 -c 2"), OPTIONS_OK);
-    assert_int_equal(options.control_port, 2);
+    assert_int_equal(options.control.port, 2);
 }
 
 static void test_parsing_again_starts_from_the_defaults(void **state)
@@ -165,8 +174,69 @@ static void test_parsing_again_starts_from_the_defaults(void **state)
     (void)state;
     assert_int_equal(parse("-c 1 -b ::1"), OPTIONS_OK);
     assert_int_equal(parse(""), OPTIONS_OK);
-    assert_int_equal(options.control_port, 60623);
+    assert_int_equal(options.control.port, 60623);
     assert_null(options.bind);
+}
+
+/* ---- addresses ---- */
+
+static void expect_endpoint(const struct endpoint *where, const char *address, int port)
+{
+    assert_string_equal(where->address, address);
+    assert_int_equal(where->port, port);
+}
+
+static void test_a_port_may_have_an_address(void **state)
+{
+    (void)state;
+    assert_int_equal(parse("-p 192.0.2.1:1 -c [::1]:2 -u ::1:3 -x localhost:0"), OPTIONS_OK);
+    expect_endpoint(&options.listen, "192.0.2.1", 1);
+    expect_endpoint(&options.control, "::1", 2);
+    expect_endpoint(&options.public, "::1", 3);
+    expect_endpoint(&options.proxy, "localhost", 0);
+}
+
+static void test_without_one_it_is_for_all_addresses(void **state)
+{
+    (void)state;
+    assert_int_equal(parse("-c 2"), OPTIONS_OK);
+    expect_endpoint(&options.listen, "", 54287);
+    expect_endpoint(&options.control, "", 2);
+    expect_endpoint(&options.public, "", 60624);
+    expect_endpoint(&options.proxy, "", 60625);
+}
+
+static void test_bind_is_for_those_that_have_none(void **state)
+{
+    static const char *const lines[] = {"-c 192.0.2.1:2 -u 3 -b 127.0.0.1", "-b 127.0.0.1 -c 192.0.2.1:2 -u 3"};
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(parse(lines[i]), OPTIONS_OK);
+        expect_endpoint(&options.listen, "127.0.0.1", 54287);
+        expect_endpoint(&options.control, "192.0.2.1", 2);
+        expect_endpoint(&options.public, "127.0.0.1", 3);
+        expect_endpoint(&options.proxy, "127.0.0.1", 60625);
+    }
+}
+
+static void test_an_address_to_bind_may_stand_in_brackets(void **state)
+{
+    (void)state;
+    assert_int_equal(parse("-b [::1]"), OPTIONS_OK);
+    expect_endpoint(&options.control, "::1", 60623);
+    assert_int_equal(parse("-b ::1"), OPTIONS_OK);
+    expect_endpoint(&options.control, "::1", 60623);
+}
+
+static void test_each_port_knows_its_option(void **state)
+{
+    (void)state;
+    assert_int_equal(parse("-c 1 -b ::1"), OPTIONS_OK);
+    assert_string_equal(options.listen.option, "-p");
+    assert_string_equal(options.control.option, "-c");
+    assert_string_equal(options.public.option, "-u");
+    assert_string_equal(options.proxy.option, "-x");
 }
 
 /* ---- wrong usage ---- */
@@ -176,16 +246,51 @@ static void test_a_port_is_a_number_up_to_65535(void **state)
     static const char *const names[] = {"listen-port", "control-port", "public-port", "proxy-port"};
     static const char *const wrong[] = {"65536", "-1", "+1", "x", "1x", "1.5", "99999999999999999999",
                                         "0x10"};
-    char line[100], text[100];
+    char line[100], text[250];
 
     (void)state;
     for (int i = 0; i < 4; i++)
         for (int j = 0; j < 8; j++) {
             snprintf(line, sizeof line, "--%s=%s", names[i], wrong[j]);
-            snprintf(text, sizeof text, "server: --%s can't be \"%s\"", names[i], wrong[j]);
+            snprintf(text, sizeof text,
+                     "server: --%s can't be \"%s\": it takes a number from 0 to 65535 (0: any free one), for a server "
+                     "also ADDRESS:PORT (see --help)\n",
+                     names[i], wrong[j]);
             expect_wrong(line, text);
         }
     expect_wrong("--listen-port=", "--listen-port can't be \"\"");
+}
+
+static void test_an_address_without_a_port_is_wrong_usage(void **state)
+{
+    static const char *const wrong[] = {":80", "[]:80", "127.0.0.1:", "127.0.0.1", "[::1]", "127.0.0.1:65536"};
+    char line[100], text[100];
+
+    (void)state;
+    for (int i = 0; i < 6; i++) {
+        snprintf(line, sizeof line, "-u %s", wrong[i]);
+        snprintf(text, sizeof text, "--public-port can't be \"%s\"", wrong[i]);
+        expect_wrong(line, text);
+    }
+}
+
+static void test_an_address_has_63_letters_at_most(void **state)
+{
+    char line[100] = "-u ", address[65];
+
+    (void)state;
+    memset(address, 'a', sizeof address);
+    address[63] = '\0';
+    snprintf(line, sizeof line, "-u %s:80", address);
+    assert_int_equal(parse(line), OPTIONS_OK);
+    assert_string_equal(options.public.address, address);
+    address[63] = 'a';
+    address[64] = '\0';
+    snprintf(line, sizeof line, "-u %s:80", address);
+    expect_wrong(line, "--public-port can't be");
+    snprintf(line, sizeof line, "-b %s", address);
+    expect_wrong(line, "it takes an address of this machine (see --help)\n");
+    expect_wrong("--bind=", "--bind can't be \"\": it takes an address of this machine");
 }
 
 static void test_times_are_seconds_up_to_a_day(void **state)
@@ -206,7 +311,7 @@ static void test_times_are_seconds_up_to_a_day(void **state)
         snprintf(line, sizeof line, "--drain=%s", wrong[i]);
         expect_wrong(line, "--drain can't be");
     }
-    expect_wrong("--heartbeat 0", "--heartbeat can't be");
+    expect_wrong("--heartbeat 0", "--heartbeat can't be \"0\": it takes a number of seconds, up to a day (see --help)\n");
     expect_wrong("--heartbeat=", "--heartbeat can't be");
 }
 
@@ -214,8 +319,8 @@ static void test_numbers_have_their_limits(void **state)
 {
     (void)state;
     expect_wrong("--spares -1", "--spares can't be");
-    expect_wrong("--spares 1001", "--spares can't be");
-    expect_wrong("-n 0", "--count can't be \"0\"");
+    expect_wrong("--spares 1001", "--spares can't be \"1001\": it takes a whole number up to 1000 (see --help)\n");
+    expect_wrong("-n 0", "--count can't be \"0\": it takes a whole number from 1 (see --help)\n");
     expect_wrong("-n many", "--count can't be");
 }
 
@@ -302,12 +407,20 @@ static void test_help_shows_the_options_that_there_are(void **state)
 {
     (void)state;
     const char *help = output_of("--help", OPT_CONTROL_PORT | OPT_WAIT, "LOCAL [SERVER]");
-    assert_non_null(strstr(help, "usage: server [options] LOCAL [SERVER]\n"));
+    assert_non_null(strstr(help, "usage: server [options] LOCAL [SERVER]\nServes.\n"));
+    assert_non_null(strstr(help, "\n  LOCAL "));
+    assert_non_null(strstr(help, "\n  SERVER "));
+    assert_null(strstr(help, "\n  TARGET "));
     assert_non_null(strstr(help, "  -c, --control-port PORT "));
     assert_non_null(strstr(help, "      --wait SECONDS "));
     assert_non_null(strstr(help, "  -h, --help "));
     assert_non_null(strstr(help, "  -V, --version "));
     assert_null(strstr(help, "--spares"));
+    help = output_of("-h", ALL, "[TARGET]");
+    assert_non_null(strstr(help, "\n  TARGET "));
+    assert_null(strstr(help, "\n  LOCAL "));
+    assert_non_null(strstr(help, "      --proxy-protocol "));
+    assert_non_null(strstr(help, "      --congestion NAME "));
     assert_non_null(strstr(output_of("-h", ALL, ""), "usage: server [options]\n"));
 }
 
@@ -432,7 +545,14 @@ int main(void)
         OPTIONS(test_no_spares_may_be_asked_for),
         OPTIONS(test_the_last_of_two_counts),
         OPTIONS(test_parsing_again_starts_from_the_defaults),
+        OPTIONS(test_a_port_may_have_an_address),
+        OPTIONS(test_without_one_it_is_for_all_addresses),
+        OPTIONS(test_bind_is_for_those_that_have_none),
+        OPTIONS(test_an_address_to_bind_may_stand_in_brackets),
+        OPTIONS(test_each_port_knows_its_option),
         OPTIONS(test_a_port_is_a_number_up_to_65535),
+        OPTIONS(test_an_address_without_a_port_is_wrong_usage),
+        OPTIONS(test_an_address_has_63_letters_at_most),
         OPTIONS(test_times_are_seconds_up_to_a_day),
         OPTIONS(test_numbers_have_their_limits),
         OPTIONS(test_unknown_options_are_wrong_usage),
