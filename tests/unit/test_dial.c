@@ -215,7 +215,8 @@ static void test_only_within_this_machine_nothing_is_paced(void **state)
     int listening = listening_on("127.0.0.1", held.port, 5);
     start("127.0.0.1", held.port);
     eventually(dialed == 1);
-    assert_int_equal(option_of(dialed_fd, SOL_SOCKET, SO_KEEPALIVE), 1); /* a program may leave without a word */
+    assert_int_equal(option_of(dialed_fd, SOL_SOCKET, SO_KEEPALIVE),
+                     1); /* a program may leave without a word */
     assert_true(is_congestion_control(dialed_fd, "reno"));
     close(dialed_fd);
     start("[::ffff:127.0.0.1]", held.port);

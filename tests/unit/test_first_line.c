@@ -10,10 +10,10 @@
 
 /* One whose first line is awaited. */
 static struct first_line first;
-static int peer;       /* its other end */
+static int peer;        /* its other end */
 static char heard[200]; /* "line|" */
-static int handed_on;  /* the descriptor, or -1 */
-static char gone[100]; /* why */
+static int handed_on;   /* the descriptor, or -1 */
+static char gone[100];  /* why */
 
 static void on_line(void *owner, int fd, const char *line)
 {

@@ -19,7 +19,7 @@ struct listener {
     char heard[1024];
     int lines;
     char gone[100]; /* why */
-    bool closes; /* at the first line, and frees itself */
+    bool closes;    /* at the first line, and frees itself */
 };
 
 static int closed_and_freed;

@@ -95,7 +95,7 @@ static int end(void **state)
     return unit_end(state);
 }
 
-#define LISTENER(test)                                                                                           \
+#define LISTENER(test)                                                                                       \
     {                                                                                                        \
 #test, test, begin, end, NULL                                                                        \
     }
@@ -204,7 +204,8 @@ static void expect_taken(const char *taken_at, const char *address, const char *
 
     assert_int_equal(try_to_open(address, port_of(other)), -1);
     snprintf(expected, sizeof expected,
-             "cannot listen on port %d%s: Address already in use; another program listens there: end it, or choose "
+             "cannot listen on port %d%s: Address already in use; another program listens there: end it, or "
+             "choose "
              "another port with -u\n",
              port_of(other), of);
     expect_logged(expected);
@@ -238,16 +239,18 @@ static void test_an_address_of_another_host_is_refused_and_the_log_says_why(void
 {
     (void)state;
     assert_int_equal(try_to_open("192.0.2.1", 0), -1);
-    expect_logged("cannot listen on port 0 of 192.0.2.1: Cannot assign requested address; it takes an address that "
-                  "this machine has, see -u\n");
+    expect_logged(
+        "cannot listen on port 0 of 192.0.2.1: Cannot assign requested address; it takes an address that "
+        "this machine has, see -u\n");
 }
 
 static void test_so_is_what_is_no_address(void **state)
 {
     (void)state;
     assert_int_equal(try_to_open("1.2.3.4.5", 0), -1);
-    expect_logged("cannot listen on port 0 of 1.2.3.4.5: Cannot assign requested address; it takes an address that "
-                  "this machine has, see -u\n");
+    expect_logged(
+        "cannot listen on port 0 of 1.2.3.4.5: Cannot assign requested address; it takes an address that "
+        "this machine has, see -u\n");
 }
 
 static void test_a_low_port_that_is_refused_is_told_what_it_takes(void **state)

@@ -208,7 +208,8 @@ static void test_without_one_it_is_for_all_addresses(void **state)
 
 static void test_bind_is_for_those_that_have_none(void **state)
 {
-    static const char *const lines[] = {"-c 192.0.2.1:2 -u 3 -b 127.0.0.1", "-b 127.0.0.1 -c 192.0.2.1:2 -u 3"};
+    static const char *const lines[] = {"-c 192.0.2.1:2 -u 3 -b 127.0.0.1",
+                                        "-b 127.0.0.1 -c 192.0.2.1:2 -u 3"};
 
     (void)state;
     for (int i = 0; i < 2; i++) {
@@ -253,7 +254,8 @@ static void test_a_port_is_a_number_up_to_65535(void **state)
         for (int j = 0; j < 8; j++) {
             snprintf(line, sizeof line, "--%s=%s", names[i], wrong[j]);
             snprintf(text, sizeof text,
-                     "server: --%s can't be \"%s\": it takes a number from 0 to 65535 (0: any free one), for a server "
+                     "server: --%s can't be \"%s\": it takes a number from 0 to 65535 (0: any free one), for "
+                     "a server "
                      "also ADDRESS:PORT (see --help)\n",
                      names[i], wrong[j]);
             expect_wrong(line, text);
@@ -263,7 +265,8 @@ static void test_a_port_is_a_number_up_to_65535(void **state)
 
 static void test_an_address_without_a_port_is_wrong_usage(void **state)
 {
-    static const char *const wrong[] = {":80", "[]:80", "127.0.0.1:", "127.0.0.1", "[::1]", "127.0.0.1:65536"};
+    static const char *const wrong[] = {
+        ":80", "[]:80", "127.0.0.1:", "127.0.0.1", "[::1]", "127.0.0.1:65536"};
     char line[100], text[100];
 
     (void)state;
@@ -311,7 +314,8 @@ static void test_times_are_seconds_up_to_a_day(void **state)
         snprintf(line, sizeof line, "--drain=%s", wrong[i]);
         expect_wrong(line, "--drain can't be");
     }
-    expect_wrong("--heartbeat 0", "--heartbeat can't be \"0\": it takes a number of seconds, up to a day (see --help)\n");
+    expect_wrong("--heartbeat 0",
+                 "--heartbeat can't be \"0\": it takes a number of seconds, up to a day (see --help)\n");
     expect_wrong("--heartbeat=", "--heartbeat can't be");
 }
 
@@ -319,7 +323,8 @@ static void test_numbers_have_their_limits(void **state)
 {
     (void)state;
     expect_wrong("--spares -1", "--spares can't be");
-    expect_wrong("--spares 1001", "--spares can't be \"1001\": it takes a whole number up to 1000 (see --help)\n");
+    expect_wrong("--spares 1001",
+                 "--spares can't be \"1001\": it takes a whole number up to 1000 (see --help)\n");
     expect_wrong("-n 0", "--count can't be \"0\": it takes a whole number from 1 (see --help)\n");
     expect_wrong("-n many", "--count can't be");
 }

@@ -19,10 +19,11 @@ enum { MEGA = 1 << 20 };
 
 /* ---- the kernel: splice(2) and send(2) ---- */
 
-static int splice_error;    /* 0, or: splice(2) is refused with it */
-static size_t went_out;     /* bytes; what goes out in one turn of the loop */
-static size_t room;         /* the kernel has room for so many bytes at once; 0: for as many as it likes */
-static int resets_at_write; /* if not -1: who resets its connection at the next write to it, which takes some of the bytes,
+static int splice_error; /* 0, or: splice(2) is refused with it */
+static size_t went_out;  /* bytes; what goes out in one turn of the loop */
+static size_t room;      /* the kernel has room for so many bytes at once; 0: for as many as it likes */
+static int
+    resets_at_write; /* if not -1: who resets its connection at the next write to it, which takes some of the bytes,
                                and the error from the socket too, and does not tell */
 
 static bool is_socket(int fd)
