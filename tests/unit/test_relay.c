@@ -885,11 +885,10 @@ static void test_pipes_go_back_into_a_small_pool(void **state)
 
 static void test_a_pipe_with_bytes_left_in_it_is_never_used_again(void **state)
 {
-    struct joined first = narrow(join(1));
-
     (void)state;
     if (!are_pipes())
         skip();
+    struct joined first = narrow(join(1));
     stuff(first.left, first.right);
     assert_int_equal(relays.buckets.pipes, 1);
     reset(first.right);
@@ -998,11 +997,10 @@ static void test_without_memory_one_pair_is_lost_and_the_log_says_so(void **stat
 
 static void test_with_no_memory_at_all_one_pair_at_a_time_goes_on(void **state)
 {
-    struct joined first = join(1), second = join(2);
-
     (void)state;
     if (!are_pipes())
         skip();
+    struct joined first = join(1), second = join(2);
     faults.memory = true;
     for (int i = 0; i < 3; i++) {
         tell(first.left, "question");
