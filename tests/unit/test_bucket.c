@@ -310,7 +310,7 @@ static void test_no_bucket_may_be_returned(void **state)
 static void test_without_memory_there_is_none(void **state)
 {
     (void)state;
-    faults.memory = true; /* the one that was there is borrowed already */
+    refused.memory = true; /* the one that was there is borrowed already */
     assert_null(bucket_borrow(&buckets));
     assert_int_equal(errno, ENOMEM);
 }
@@ -355,14 +355,14 @@ static void test_one_that_had_to_be_small_asks_again(void **state)
     (void)state;
     if (!are_pipes)
         skip();
-    faults.pipe_size = true;
+    refused.pipe_size = true;
     come(50000);
     move_all(50000, true);
     assert_true(largest_pipe() < MEGA);
     come(50000);
     move_all(50000, true);
     assert_true(largest_pipe() < MEGA);
-    faults.pipe_size = false;
+    refused.pipe_size = false;
     come(50000);
     move_all(50000, true);
     assert_int_equal(largest_pipe(), MEGA);

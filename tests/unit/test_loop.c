@@ -682,7 +682,7 @@ static void test_writing_to_a_lost_peer_raises_no_signal(void **state)
 static void test_a_loop_that_cannot_wait_gives_up_with_status_1(void **state)
 {
     (void)state;
-    faults.waiting = EBADF;
+    refused.waiting = EBADF;
     assert_int_equal(loop_run(loop), 1);
     expect_logged("cannot wait for events: Bad file descriptor");
 }
@@ -692,7 +692,7 @@ static void test_a_signal_amid_waiting_is_no_failure(void **state)
     struct clock clock = {0};
 
     (void)state;
-    faults.waiting = EINTR;
+    refused.waiting = EINTR;
     clock_start(&clock, 'x', 0);
     loop_run(loop);
     assert_string_equal(row, "x");

@@ -193,12 +193,12 @@ static void test_without_memory_that_is_told(void **state)
     struct bucket *kept = buckets.kept > 0 ? bucket_borrow(&buckets) : NULL;
 
     (void)state;
-    faults.memory = true;
+    refused.memory = true;
     tell(from.peer, "x");
     eventually(bytes_at(from.ours) == 1);
     assert_int_equal(turn(), NO_MEMORY);
     assert_int_equal(errno, ENOMEM);
-    faults.memory = false;
+    refused.memory = false;
     assert_int_equal(turn(), GOES_ON); /* nothing was lost by it */
     expect_text(to.peer, "x");
     bucket_return(&buckets, kept);

@@ -980,10 +980,10 @@ static void test_without_memory_one_pair_is_lost_and_the_log_says_so(void **stat
     struct flow flow = stuff(stuck.left, stuck.right); /* has the bucket that is kept, if one is */
 
     (void)state;
-    faults.memory = true;
+    refused.memory = true;
     tell(lost.left, "x");
     eventually(reports == 1);
-    faults.memory = false;
+    refused.memory = false;
     assert_int_equal(report.number, 2);
     expect_logged("lost the pair of connections 2: Cannot allocate memory");
     expect_reset(lost.left);
@@ -1001,7 +1001,7 @@ static void test_with_no_memory_at_all_one_pair_at_a_time_goes_on(void **state)
     if (!are_pipes())
         skip();
     struct joined first = join(1), second = join(2);
-    faults.memory = true;
+    refused.memory = true;
     for (int i = 0; i < 3; i++) {
         tell(first.left, "question");
         expect_text(first.right, "question");

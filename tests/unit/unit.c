@@ -37,7 +37,7 @@ enum {
 };
 
 struct loop *loop;
-struct faults faults;
+struct refused refused;
 
 static struct {
     int turns_left; /* before the loop returns to the test; -1: it runs freely */
@@ -73,8 +73,8 @@ int unit_poller_wait(struct poller *poller, struct event *events, int most, int 
 {
     int wait = ms;
 
-    if (faults.waiting != 0) {
-        errno = faults.waiting;
+    if (refused.waiting != 0) {
+        errno = refused.waiting;
         return -1;
     }
     if (unit.turns_left == 0) { /* the turn is over: back to the test */
@@ -106,9 +106,9 @@ int unit_poller_set(struct poller *poller, struct watch *watch, unsigned interes
 
 static bool is_out_of_memory(void)
 {
-    if (faults.memory)
+    if (refused.memory)
         errno = ENOMEM;
-    return faults.memory;
+    return refused.memory;
 }
 
 void *unit_malloc(size_t size)
@@ -129,7 +129,7 @@ int unit_fcntl(int fd, int command, ...)
     va_start(arguments, command);
     int argument = va_arg(arguments, int);
     va_end(arguments);
-    if (!faults.pipe_size)
+    if (!refused.pipe_size)
         return fcntl(fd, command, argument);
     errno = EPERM;
     return -1;
@@ -184,7 +184,7 @@ int unit_begin(void **state)
     unit.turn_ms = TURN_MS;
     unit.ahead_ms += 2000; /* a complaint of the test before must not hold back this one's */
     log_forget();
-    faults = (struct faults){0};
+    refused = (struct refused){0};
     getrlimit(RLIMIT_NOFILE, &unit.limit);
     unit.descriptors = open_descriptors();
     loop = loop_new();

@@ -25,12 +25,12 @@
 extern struct loop *loop;
 
 /* What the system refuses from now on, until the end of the test. */
-struct faults {
+struct refused {
     int waiting;    /* the loop's, with this errno */
     bool memory;    /* for buckets */
     bool pipe_size; /* larger pipes than they are from the start */
 };
-extern struct faults faults;
+extern struct refused refused;
 
 /* Entries in the list of tests. One with setup and teardown of its own has these call unit_begin and unit_end. */
 #define UNIT(test)                                                                                           \
