@@ -9,7 +9,7 @@
 #include "names.h"
 
 static struct target target;
-static struct waiter waiter, second_waiter;
+static struct target_waiter waiter, second_waiter;
 static int told; /* that a look-up is over: how often */
 
 static void on_answer(void *owner)
