@@ -401,6 +401,35 @@ static void test_all_are_served_however_many_are_ready_at_once(void **state)
     assert_int_equal(served, MANY);
 }
 
+static void test_nobody_is_told_twice_before_all_others_were_told(void **state)
+{
+    enum { MANY = 150 };
+    static struct pair pairs[MANY];
+    static struct watcher *watchers[MANY];
+    int least = 0;
+
+    (void)state;
+    for (int i = 0; i < MANY; i++) {
+        pairs[i] = pair_open();
+        watchers[i] = watcher_new(pairs[i].ours, WATCH_READ);
+    }
+    for (int i = 0; i < MANY; i++)
+        tell(pairs[i].peer, "x"); /* which nobody reads */
+    unit_expect("all are told", __FILE__, __LINE__);
+    for (int turns = 0; least == 0; turns++) {
+        assert_in_range(turns, 0, 10);
+        unit_turn();
+        least = watchers[0]->calls;
+        for (int i = 0; i < MANY; i++)
+            least = watchers[i]->calls < least ? watchers[i]->calls : least;
+    }
+    for (int i = 0; i < MANY; i++) {
+        assert_in_range(watchers[i]->calls, 1, 2);
+        watcher_free(watchers[i]);
+        pair_close(pairs[i]);
+    }
+}
+
 static void test_what_cannot_be_watched_is_refused_with_errno(void **state)
 {
     struct watch watch;
@@ -706,7 +735,7 @@ static void test_time_in_which_the_machine_slept_counts(void **state)
 
     (void)state;
     clock_start(&clock, 'x', 15000);
-    later(3600 * 1000);
+    sleep_through(3600 * 1000);
     assert_true(loop_now_ms(loop) >= before_ms + 3600 * 1000);
     assert_string_equal(row, "x");
 }
@@ -746,6 +775,7 @@ int main(void)
         UNIT(test_a_new_watch_of_a_number_that_was_closed_is_not_told_what_the_old_one_missed),
         UNIT(test_a_callback_may_stop_and_free_itself),
         UNIT(test_all_are_served_however_many_are_ready_at_once),
+        UNIT(test_nobody_is_told_twice_before_all_others_were_told),
         UNIT(test_what_cannot_be_watched_is_refused_with_errno),
         UNIT(test_timers_are_due_in_the_order_of_their_times),
         UNIT(test_timers_for_the_same_time_are_due_in_the_order_of_their_start),

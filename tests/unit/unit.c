@@ -44,7 +44,8 @@ static struct {
     int turn_ms;    /* the longest that a turn waits */
     bool was_idle;  /* the last turn had nothing to do */
     bool clock_was_moved;
-    int64_t ahead_ms; /* of the real clock */
+    int64_t ahead_ms;  /* of the real clock */
+    int64_t asleep_ms; /* so long */
     const char *expected;
     const char *file;
     int line;
@@ -138,15 +139,14 @@ int unit_fcntl(int fd, int command, ...)
 int clock_gettime(clockid_t id, struct timespec *time)
 {
     long result = syscall(SYS_clock_gettime, id, time);
+    int64_t ahead_ms = id == CLOCK_REALTIME ? 0 : unit.ahead_ms;
 
-    if (id != CLOCK_REALTIME) {
-        time->tv_sec += unit.ahead_ms / 1000;
-        time->tv_nsec += unit.ahead_ms % 1000 * 1000000;
-        if (time->tv_nsec >= 1000000000) {
-            time->tv_nsec -= 1000000000;
-            time->tv_sec++;
-        }
-    }
+#ifdef CLOCK_BOOTTIME
+    ahead_ms += id == CLOCK_BOOTTIME ? unit.asleep_ms : 0; /* the only one that goes on meanwhile */
+#endif
+    ahead_ms += time->tv_nsec / 1000000;
+    time->tv_sec += ahead_ms / 1000;
+    time->tv_nsec = ahead_ms % 1000 * 1000000 + time->tv_nsec % 1000000;
     return (int)result;
 }
 
@@ -256,12 +256,23 @@ void take_time(int ms)
     unit.ahead_ms += ms;
 }
 
-void later(int ms)
+static void turn_later(void)
 {
     unit_expect("later", __FILE__, __LINE__);
-    take_time(ms);
     unit.clock_was_moved = true;
     unit_turn();
+}
+
+void later(int ms)
+{
+    take_time(ms);
+    turn_later();
+}
+
+void sleep_through(int ms)
+{
+    unit.asleep_ms += ms;
+    turn_later();
 }
 
 /* --- Connections --- */

@@ -60,6 +60,8 @@ void unit_rest(const char *file, int line);
 
 /* Makes it ms milliseconds later, then lets the loop do what is due. */
 void later(int ms);
+/* The same, while the machine sleeps: only some clocks go on. */
+void sleep_through(int ms);
 /* Makes it later in the midst of a turn, as something does that blocks. */
 void take_time(int ms);
 
