@@ -36,6 +36,7 @@ struct client {
     char token[TOKEN_SIZE];   /* names the session with the server */
     struct target proxy_port; /* of the same server */
     int owed;            /* proxy connections that the server has asked for and that are still to be opened */
+    int owed_long;       /* those of them that were owed at the last pong already */
     struct timer pause;  /* until then, after one could not be opened */
     struct link proxies; /* those that are not joined yet */
     int proxies_count;
@@ -152,7 +153,7 @@ static void on_server_gone(void *owner, const char *why)
     line_close(&client->control);
     timer_stop(&client->heartbeat);
     timer_stop(&client->pause);
-    client->owed = 0;
+    client->owed = client->owed_long = 0;
     forget_proxies(&client->proxies);
     timer_start(client->loop, &client->retry, pause_ms, dial_server, client);
 }
@@ -193,7 +194,9 @@ static void on_pong(struct client *client)
 {
     client->pongs++;
     say_more("pong %d", client->pongs);
-    client->owed = 0; /* right behind its pong, the server asks again for what it still misses */
+    /* Right behind its pong, the server asks again for what it missed at the last one already. */
+    client->owed -= client->owed < client->owed_long ? client->owed : client->owed_long;
+    client->owed_long = client->owed;
 }
 
 /* welcome TOKEN | busy, then pong and create_proxy */

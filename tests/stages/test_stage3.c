@@ -512,6 +512,23 @@ static void test_a_proxy_connection_that_could_not_be_opened_is_tried_again(void
         expect_proxy(&client, first_token, "a proxy connection that could not be opened at first");
 }
 
+/* A pong comes while the client pauses. The server, which asked a moment ago, does not ask again yet. */
+static void test_so_it_is_although_a_pong_comes_meanwhile(void)
+{
+    struct client client =
+        start_client_at(open_door("the server's control port"), hold_port("the server's proxy port"),
+                        open_door("the local app"), "");
+
+    expect_hello(&client);
+    welcome(&client, first_token);
+    say(&client.server, "create_proxy\n");
+    expect_log(client.program, "cannot open a proxy connection",
+               "the client to log that it can't reach the port");
+    say(&client.server, "pong\n");
+    open_it(&client.proxy);
+    expect_proxy(&client, first_token, "a proxy connection that could not be opened at first");
+}
+
 static void test_the_client_closes_its_spares_when_the_control_connection_is_lost(void)
 {
     struct client client = start_welcome_client("");
@@ -936,6 +953,7 @@ int main(int argc, char **argv)
         SLOW_SPEC(test_the_client_lives_on_when_the_proxy_port_cannot_be_reached),
         SLOW_SPEC(test_the_client_does_not_pile_up_what_it_could_not_open),
         SLOW_SPEC(test_a_proxy_connection_that_could_not_be_opened_is_tried_again),
+        SLOW_SPEC(test_so_it_is_although_a_pong_comes_meanwhile),
         SLOW_SPEC(test_the_client_drops_a_server_that_is_silent_for_three_heartbeats),
         SLOW_SPEC(test_the_client_comes_back_half_a_second_after_any_loss),
         SPEC(test_the_client_uses_the_token_of_its_newest_welcome),
