@@ -1,7 +1,8 @@
 #include "backoff.h"
 
 #include <stdint.h>
-#include <unistd.h>
+
+#include "os.h"
 
 int backoff_ms(int *last_ms)
 {
@@ -10,7 +11,7 @@ int backoff_ms(int *last_ms)
     *last_ms = *last_ms == 0 ? BACKOFF_FIRST_MS : 2 * *last_ms;
     if (*last_ms > BACKOFF_MOST_MS)
         *last_ms = BACKOFF_MOST_MS;
-    if (getentropy(&chance, sizeof chance) != 0)
+    if (os_random(&chance, sizeof chance) != 0)
         chance = 1 << 15; /* then without jitter */
     return *last_ms * 3 / 4 + *last_ms / 2 * chance / 65536;
 }

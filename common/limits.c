@@ -4,21 +4,22 @@
 #include <sys/resource.h>
 
 #include "log.h"
+#include "os.h"
 
 enum {
     OWN_DESCRIPTORS = 16,
     OTHERS_LEAST = 2, /* the control connection, and one that has not said who it is */
     PIPE_DESCRIPTORS_MAX = 1024,
-    DESCRIPTORS_MAX = 1 << 20, /* more are never needed; and Linux's own usual limit (proc(5), fs.nr_open) */
 };
 
 void limits_raise(void)
 {
+    const rlim_t most = (rlim_t)os_descriptors_max();
     struct rlimit limit;
 
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
         return;
-    limit.rlim_cur = limit.rlim_max < DESCRIPTORS_MAX ? limit.rlim_max : DESCRIPTORS_MAX;
+    limit.rlim_cur = limit.rlim_max < most ? limit.rlim_max : most;
     (void)setrlimit(RLIMIT_NOFILE, &limit);
     if (limits_users(OTHERS_LEAST) < 1)
         complain("%d descriptors are too few for a user; `ulimit -n 1024` allows more", limits_descriptors());
@@ -26,10 +27,11 @@ void limits_raise(void)
 
 int limits_descriptors(void)
 {
+    const rlim_t most = (rlim_t)os_descriptors_max();
     struct rlimit limit = {.rlim_cur = 256}; /* the least that a system has */
 
     (void)getrlimit(RLIMIT_NOFILE, &limit);
-    return limit.rlim_cur < DESCRIPTORS_MAX ? (int)limit.rlim_cur : DESCRIPTORS_MAX;
+    return (int)(limit.rlim_cur < most ? limit.rlim_cur : most);
 }
 
 static int pipe_descriptors(void)

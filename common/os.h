@@ -9,6 +9,7 @@
 #define COMMON_OS_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 /* As socket(2) for a stream, accept(2) and pipe(2): descriptors, or -1 with errno. */
@@ -18,6 +19,12 @@ int os_pipe(int fds[2]);
 
 /* Milliseconds since some moment in the past. Never goes back, and goes on while the machine sleeps. */
 uint64_t os_now_ms(void);
+
+/* Bytes that nobody can guess. Returns 0, or -1 with errno. */
+int os_random(void *bytes, size_t size);
+
+/* More descriptors than that are of no use to this process, whatever its limit says. */
+int os_descriptors_max(void);
 
 /* After so many seconds of silence, and again and again, the peer's kernel is asked for a sign of life; after three
  * without an answer the connection is broken. */

@@ -13,28 +13,49 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef __APPLE__
+#include <sys/random.h> /* getentropy, which others have in unistd.h, as POSIX.1-2024 says */
+#include <sys/syslimits.h>
+#endif
 
 /* --- The table --- */
 
-enum { NONE = 0 };
+enum { NONE = 0, ANY_NUMBER = 1 << 20 };
 
 #if defined(__APPLE__) /* tcp(4), and bsd/netinet/tcp.h of xnu */
 enum { KEEP_IDLE = TCP_KEEPALIVE, KEEP_INTERVAL = TCP_KEEPINTVL, KEEP_COUNT = TCP_KEEPCNT };
-enum { GIVE_UP = TCP_RXT_CONNDROPTIME };                 /* seconds */
-enum { UNSENT_OPTION = SO_NWRITE, UNSENT_IOCTL = NONE }; /* getsockopt(2) */
-#elif defined(__FreeBSD__)                               /* tcp(4) */
+enum { GIVE_UP = TCP_RXT_CONNDROPTIME }; /* seconds */
+enum { DESCRIPTORS_MAX = OPEN_MAX }; /* poll(2) refuses more, whatever the limit: bsd/kern/sys_generic.c */
+#elif defined(__FreeBSD__)           /* tcp(4) */
 enum { KEEP_IDLE = TCP_KEEPIDLE, KEEP_INTERVAL = TCP_KEEPINTVL, KEEP_COUNT = TCP_KEEPCNT };
-enum { GIVE_UP = NONE };                                 /* TCP_MAXUNACKTIME also ends who reads nothing */
-enum { UNSENT_OPTION = NONE, UNSENT_IOCTL = FIONWRITE }; /* sys/filio.h */
-#elif defined(__NetBSD__)                                /* tcp(4) */
+enum { GIVE_UP = NONE }; /* TCP_MAXUNACKTIME also ends who reads nothing */
+enum { DESCRIPTORS_MAX = ANY_NUMBER };
+#elif defined(__NetBSD__)            /* tcp(4) */
 enum { KEEP_IDLE = TCP_KEEPIDLE, KEEP_INTERVAL = TCP_KEEPINTVL, KEEP_COUNT = TCP_KEEPCNT };
 enum { GIVE_UP = NONE };
-enum { UNSENT_OPTION = NONE, UNSENT_IOCTL = FIONWRITE };
-#else /* OpenBSD: for all sockets alike, sysctl(2) net.inet.tcp */
+enum { DESCRIPTORS_MAX = ANY_NUMBER };
+#else                                /* OpenBSD: for all sockets alike, sysctl(2) net.inet.tcp */
 enum { KEEP_IDLE = NONE, KEEP_INTERVAL = NONE, KEEP_COUNT = NONE };
 enum { GIVE_UP = NONE };
-enum { UNSENT_OPTION = NONE, UNSENT_IOCTL = TIOCOUTQ }; /* a socket's too: sys_socket.c */
+enum { DESCRIPTORS_MAX = ANY_NUMBER };
 #endif
+
+/* Bytes that wait in a socket, to be sent or acknowledged: returns 0, or -1 with errno. */
+static int unsent(int fd, int *bytes)
+{
+#if defined(SO_NWRITE) /* macOS: getsockopt(2) */
+    socklen_t size = sizeof *bytes;
+    return getsockopt(fd, SOL_SOCKET, SO_NWRITE, bytes, &size);
+#elif defined(FIONWRITE) /* FreeBSD, NetBSD: sys/filio.h */
+    return ioctl(fd, FIONWRITE, bytes);
+#else                    /* OpenBSD: tcp(4); it has no ioctl(2) for that: sys/kern/sys_socket.c */
+    struct tcp_info info;
+    socklen_t size = sizeof info;
+    int result = getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size);
+    *bytes = result == 0 ? (int)info.tcpi_so_snd_sb_cc : 0;
+    return result;
+#endif
+}
 
 /* --- Sockets and pipes: two steps where others have one (macOS knows no other way) --- */
 
@@ -71,6 +92,16 @@ uint64_t os_now_ms(void)
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
+int os_random(void *bytes, size_t size)
+{
+    return getentropy(bytes, size);
+}
+
+int os_descriptors_max(void)
+{
+    return DESCRIPTORS_MAX;
+}
+
 /* --- Options --- */
 
 static void set_option(int fd, int level, int name, int value)
@@ -100,11 +131,8 @@ void os_tune_local(int fd)
 int os_unacknowledged(int fd)
 {
     int bytes = 0;
-    socklen_t size = sizeof bytes;
 
-    if (UNSENT_OPTION != NONE)
-        return getsockopt(fd, SOL_SOCKET, UNSENT_OPTION, &bytes, &size) == 0 ? bytes : 0;
-    return ioctl(fd, UNSENT_IOCTL, &bytes) == 0 ? bytes : 0;
+    return unsent(fd, &bytes) == 0 ? bytes : 0;
 }
 
 /* These systems don't tell. The keepalive breaks a dead connection, and then everybody knows. */

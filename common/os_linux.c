@@ -38,6 +38,16 @@ uint64_t os_now_ms(void)
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
+int os_random(void *bytes, size_t size)
+{
+    return getentropy(bytes, size);
+}
+
+int os_descriptors_max(void)
+{
+    return 1 << 20; /* Linux's own usual limit: proc(5), fs.nr_open */
+}
+
 static void set_tcp(int fd, int name, int value)
 {
     (void)setsockopt(fd, IPPROTO_TCP, name, &value, sizeof value);

@@ -1,5 +1,5 @@
 /*
- * How it works: getentropy(3) for tokens. To compare, the differences of all characters are collected with
+ * How it works: the kernel's random numbers for tokens. To compare, the differences of all characters are collected with
  * "or", and looked at only at the end; strcmp would stop at the first, and the time that it takes
  * would let a stranger guess a secret letter by letter.
  */
@@ -7,15 +7,15 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "log.h"
+#include "os.h"
 
 int token_make(char token[TOKEN_SIZE])
 {
     unsigned char bytes[(TOKEN_SIZE - 1) / 2];
 
-    if (getentropy(bytes, sizeof bytes) != 0)
+    if (os_random(bytes, sizeof bytes) != 0)
         return -1;
     for (size_t i = 0; i < sizeof bytes; i++)
         snprintf(token + 2 * i, 3, "%02x", bytes[i]);
