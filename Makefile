@@ -190,6 +190,15 @@ test-syscalls: all  ## make every system call fail once (needs strace)
 test-mutants:  ## put small faults into a copy: do the tests notice each?
 	@tests/mutants/run
 
+test-platforms:  ## build for macOS, the BSDs, musl, ARM (needs zig)
+	@tests/platforms/build
+
+test-emulated: $(STAGE_TESTS)  ## the stages' tests on ARM, 64 and 32 bit (needs zig and qemu)
+	@tests/platforms/emulated
+
+test-as-on-macos: $(STAGE_TESTS)  ## the stages' tests where poll(2) tells what macOS's does
+	@tests/platforms/as-on-macos
+
 test-repeat: all build-tests  ## all tests RUNS=50 times over, while the processors are busy
 	@tests/checks/repeat
 
@@ -256,7 +265,7 @@ help:  ## list these targets
 
 .PHONY: all stage0 stage1 stage2 stage3 FORCE demo diff-stage1 diff-stage2 diff-stage3 nat-lab nat-lab-down \
         test build-tests need-cmocka test-common $(UNIT_TESTS:%=run-%) test-walkthrough test-faults \
-        test-syscalls test-mutants test-repeat test-valgrind test-nat test-browser test-real fuzz soak \
+        test-syscalls test-mutants test-platforms test-emulated test-as-on-macos test-repeat test-valgrind test-nat test-browser test-real fuzz soak \
         bench bench-peers bench-growth bench-idle bench-syscalls coverage coverage-report lint install uninstall clean help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory

@@ -72,6 +72,9 @@ int64_t now_ms(void);
  * machine or valgrind. */
 double patience(void);
 
+/* On macOS a program does not hear at once that a connection was reset of which it wants to know nothing just now. */
+bool resets_are_told_late(void);
+
 /* ---- programs ---- */
 
 /* Starts a program of the folder under test, "server" or "client". The format makes its command line,

@@ -303,6 +303,8 @@ void test_a_user_that_is_reset_while_it_waits_loses_its_place(void)
     reset(&first);
     await_turn(&server);
     await_proxy_turn(&server);
+    if (resets_are_told_late())
+        expect_log(server.program, "user 1 left", "the first user to be missed");
     struct peer proxy = open_proxy(&server, "the proxy connection");
     expect_joined(&second, &proxy);
 }
