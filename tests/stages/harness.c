@@ -97,7 +97,7 @@ double patience(void)
 
 int64_t deadline(double seconds)
 {
-    int64_t end = test_began + (int64_t)(TEST_SECONDS * slowness() * 1000);
+    int64_t end = test_began + (int64_t)(slowness() * 1000 * (double)TEST_SECONDS);
     int64_t until = now_ms() + (int64_t)(seconds * 1000);
 
     return until < end ? until : end;
@@ -513,9 +513,9 @@ static _Noreturn void become(const char *path, char *command, pid_t parent, cons
     setsid();
 #ifdef __linux__
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+#endif
     if (getppid() != parent)
         _exit(127);
-#endif
     struct rlimit limit = {(rlim_t)start->soft, (rlim_t)start->hard};
     if (start->hard > 0 && setrlimit(RLIMIT_NOFILE, &limit) != 0)
         _exit(127);
