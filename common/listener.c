@@ -101,21 +101,22 @@ static int listening_socket(const struct addrinfo *address)
     return -1;
 }
 
-/* IPv6 first: without an address to listen on it stands for all of them, and takes IPv4 along. */
+/* IPv6 first: without an address to listen on it stands for all of them, and takes IPv4 along, if the system knows that. */
 static int listening_socket_on(const struct endpoint *where)
 {
     static const int families[] = {AF_INET6, AF_INET};
+    const char *host = where->address[0] != '\0' ? where->address : NULL;
     char service[8];
     int fd = -1;
 
     snprintf(service, sizeof service, "%d", where->port);
     errno = 0;
-    for (int i = 0; i < 2 && fd < 0 && errno != EADDRINUSE; i++) {
+    for (int i = host != NULL || os_has_dual_sockets() ? 0 : 1; i < 2 && fd < 0 && errno != EADDRINUSE; i++) {
         struct addrinfo hints = {
             .ai_family = families[i], .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
         struct addrinfo *found;
 
-        if (getaddrinfo(where->address[0] != '\0' ? where->address : NULL, service, &hints, &found) != 0) {
+        if (getaddrinfo(host, service, &hints, &found) != 0) {
             errno = EADDRNOTAVAIL;
             continue;
         }

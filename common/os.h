@@ -17,6 +17,9 @@ int os_socket(int family);
 int os_accept(int listener);
 int os_pipe(int fds[2]);
 
+/* Whether a socket that listens on all addresses can hear IPv6 and IPv4. */
+bool os_has_dual_sockets(void);
+
 /* Milliseconds since some moment in the past. Never goes back, and goes on while the machine sleeps. */
 uint64_t os_now_ms(void);
 

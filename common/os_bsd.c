@@ -25,19 +25,20 @@ enum { NONE = 0, ANY_NUMBER = 1 << 20 };
 #if defined(__APPLE__) /* tcp(4), and bsd/netinet/tcp.h of xnu */
 enum { KEEP_IDLE = TCP_KEEPALIVE, KEEP_INTERVAL = TCP_KEEPINTVL, KEEP_COUNT = TCP_KEEPCNT };
 enum { GIVE_UP = TCP_RXT_CONNDROPTIME }; /* seconds */
-enum { DESCRIPTORS_MAX = OPEN_MAX }; /* poll(2) refuses more, whatever the limit: bsd/kern/sys_generic.c */
-#elif defined(__FreeBSD__)           /* tcp(4) */
+/* poll(2) refuses more, whatever the limit: bsd/kern/sys_generic.c */
+enum { DESCRIPTORS_MAX = OPEN_MAX, DUAL_SOCKETS = true };
+#elif defined(__FreeBSD__) /* tcp(4) */
 enum { KEEP_IDLE = TCP_KEEPIDLE, KEEP_INTERVAL = TCP_KEEPINTVL, KEEP_COUNT = TCP_KEEPCNT };
 enum { GIVE_UP = NONE }; /* TCP_MAXUNACKTIME also ends who reads nothing */
-enum { DESCRIPTORS_MAX = ANY_NUMBER };
-#elif defined(__NetBSD__)            /* tcp(4) */
+enum { DESCRIPTORS_MAX = ANY_NUMBER, DUAL_SOCKETS = true };
+#elif defined(__NetBSD__)  /* tcp(4) */
 enum { KEEP_IDLE = TCP_KEEPIDLE, KEEP_INTERVAL = TCP_KEEPINTVL, KEEP_COUNT = TCP_KEEPCNT };
 enum { GIVE_UP = NONE };
-enum { DESCRIPTORS_MAX = ANY_NUMBER };
-#else                                /* OpenBSD: for all sockets alike, sysctl(2) net.inet.tcp */
+enum { DESCRIPTORS_MAX = ANY_NUMBER, DUAL_SOCKETS = true };
+#else                      /* OpenBSD: for all sockets alike, sysctl(2) net.inet.tcp */
 enum { KEEP_IDLE = NONE, KEEP_INTERVAL = NONE, KEEP_COUNT = NONE };
 enum { GIVE_UP = NONE };
-enum { DESCRIPTORS_MAX = ANY_NUMBER };
+enum { DESCRIPTORS_MAX = ANY_NUMBER, DUAL_SOCKETS = false }; /* ip6(4) */
 #endif
 
 /* Bytes that wait in a socket, to be sent or acknowledged: returns 0, or -1 with errno. */
@@ -82,6 +83,11 @@ int os_pipe(int fds[2])
     if (pipe(fds) != 0)
         return -1;
     return set_up(fds[0]) >= 0 && set_up(fds[1]) >= 0 ? 0 : -1;
+}
+
+bool os_has_dual_sockets(void)
+{
+    return DUAL_SOCKETS;
 }
 
 uint64_t os_now_ms(void)

@@ -29,6 +29,11 @@ int os_pipe(int fds[2])
     return pipe2(fds, O_NONBLOCK | O_CLOEXEC);
 }
 
+bool os_has_dual_sockets(void)
+{
+    return true; /* ipv6(7), IPV6_V6ONLY */
+}
+
 uint64_t os_now_ms(void)
 {
     struct timespec now;
