@@ -14,7 +14,10 @@
 #include "os.h"
 #include "sock.h"
 
-enum { KNOCK_AGAIN_MS = 100 }; /* at a Unix socket whose queue is full */
+enum {
+    KNOCK_AGAIN_MS = 100, /* at a Unix socket whose queue is full */
+    LACK_MS = 500,        /* when this side lacks something: until the next dial */
+};
 
 static void try_addresses(struct dial *dial);
 
@@ -43,6 +46,7 @@ static void tune(int fd, const struct sockaddr *address)
 {
     if (address->sa_family == AF_UNIX)
         return;
+    os_use_all_ports(fd);
     sock_tune(fd);
     if (sock_is_loopback(address))
         sock_tune_local(fd);
@@ -92,16 +96,17 @@ static bool is_no_way_there(int error)
 
 static void note_failure(struct dial *dial, int error)
 {
-    bool is_first = dial->error == 0;
-
     close_attempt(dial);
-    dial->failed_here = is_lacking_here(error, dial->address.standing);
-    if (dial->failed_here || is_first || (!dial->good_failed && !is_no_way_there(error)))
+    if (is_lacking_here(error, dial->address.standing)) {
+        dial->failed_here = true;
+        dial->error = dial->target->lack = error;
+        dial->target->lack_until_ms = loop_now_ms(dial->loop) + LACK_MS;
+        return;
+    }
+    if (dial->error == 0 || (!dial->good_failed && !is_no_way_there(error)))
         dial->error = error;
-    if (dial->address.standing == ADDRESS_GOOD)
-        dial->good_failed = true;
-    if (!dial->failed_here)
-        target_mark(dial->target, &dial->address, ADDRESS_TRIED);
+    dial->good_failed |= dial->address.standing == ADDRESS_GOOD;
+    target_mark(dial->target, &dial->address, ADDRESS_TRIED);
 }
 
 static void on_connected(void *owner, unsigned ready)
@@ -201,7 +206,12 @@ static void begin(void *owner)
 {
     struct dial *dial = owner;
 
-    target_refresh(dial->target, dial->loop);
+    /* To look for a port where none is free takes the kernel ten milliseconds: not for each dial of a turn. */
+    dial->failed_here = loop_now_ms(dial->loop) < dial->target->lack_until_ms;
+    if (dial->failed_here)
+        dial->error = dial->target->lack;
+    else
+        target_refresh(dial->target, dial->loop);
     dial->tries_left = dial->target->count;
     try_addresses(dial);
 }
@@ -242,9 +252,4 @@ struct dial_text dial_error(const struct dial *dial)
     else
         snprintf(why.text, sizeof why.text, "%s", strerror(dial->error));
     return why;
-}
-
-bool dial_failed_here(const struct dial *dial)
-{
-    return dial->failed_here;
 }

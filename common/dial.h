@@ -28,7 +28,7 @@ struct dial {
     uint64_t end_ms;             /* of the one being tried */
     unsigned tries_left;
     bool has_waited;  /* for the look-up */
-    bool failed_here; /* see dial_failed_here */
+    bool failed_here; /* for what this side lacks: a descriptor, a port, memory */
     bool good_failed; /* the address that was good has been tried */
     int error;        /* the errno of the address that mattered; 0: none was tried */
     void (*on_dialed)(void *owner, int fd);
@@ -38,7 +38,9 @@ struct dial {
 /* Connects to target, which must live on meanwhile, and gives each address ms milliseconds. Then calls on_dialed once,
  * never before dial_start returns: with a descriptor, which is the callee's, or with -1 and errno. A look-up is
  * waited for if there is no address at all, and for ms milliseconds at most if all have been tried in vain.
- * Whether the right one answers is not known here: see dial_good. */
+ * Whether the right one answers is not known here: see dial_good.
+ * If it fails for what this side lacks, a descriptor, a port or memory, later dials to the target fail for half a second
+ * without a try. */
 void dial_start(struct dial *dial, struct loop *loop, struct target *target, int ms,
                 void (*on_dialed)(void *owner, int fd), void *owner);
 /* Gives up; on_dialed will not be called. Does nothing if none is under way; all zeros is one that never
@@ -56,7 +58,5 @@ struct dial_text {
     char text[400];
 };
 struct dial_text dial_error(const struct dial *dial);
-/* Whether it failed for what this side lacks: a descriptor, a port, memory. Any other dial would fail now, too. */
-bool dial_failed_here(const struct dial *dial);
 
 #endif

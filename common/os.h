@@ -29,6 +29,8 @@ int os_random(void *bytes, size_t size);
 /* More descriptors than that are of no use to this process, whatever its limit says. */
 int os_descriptors_max(void);
 
+/* For a socket that will connect(2): any port that is free will do. */
+void os_use_all_ports(int fd);
 /* After so many seconds of silence, and again and again, the peer's kernel is asked for a sign of life; after three
  * without an answer the connection is broken. */
 void os_keepalive(int fd, int seconds);

@@ -116,6 +116,11 @@ static void set_option(int fd, int level, int name, int value)
         (void)setsockopt(fd, level, name, &value, sizeof value);
 }
 
+void os_use_all_ports(int fd)
+{
+    (void)fd;
+}
+
 void os_keepalive(int fd, int seconds)
 {
     set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);

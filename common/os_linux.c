@@ -10,6 +10,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifndef IP_LOCAL_PORT_RANGE
+#define IP_LOCAL_PORT_RANGE 51 /* linux/in.h, since Linux 6.3 */
+#endif
 #ifndef TCP_RTO_MAX_MS
 #define TCP_RTO_MAX_MS 44 /* linux/tcp.h, since Linux 6.15 */
 #endif
@@ -56,6 +59,17 @@ int os_descriptors_max(void)
 static void set_tcp(int fd, int name, int value)
 {
     (void)setsockopt(fd, IPPROTO_TCP, name, &value, sizeof value);
+}
+
+/* connect(2) looks for a port among the even ones. Once these are in use, or were a minute ago (TIME_WAIT), it goes
+ * through all of them each time before it takes an odd one: from 14,000 connections to one address on, 2 to 10 ms each, in
+ * which everything stands still. Who has a range of its own (ip(7)), be it one that limits nothing, gets any port: 30 us
+ * until all 28,000 are in use. */
+void os_use_all_ports(int fd)
+{
+    uint32_t range = 65535u << 16 | 1;
+
+    (void)setsockopt(fd, IPPROTO_IP, IP_LOCAL_PORT_RANGE, &range, sizeof range);
 }
 
 void os_keepalive(int fd, int seconds)

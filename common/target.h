@@ -41,6 +41,8 @@ struct target {
     uint64_t answered_ms; /* the time of the last answer */
     char trouble[120];    /* in words, if that was a failure; else empty */
     struct link waiting;  /* for an answer: see target_wait */
+    int lack;             /* what this side lacked at the last dial: an errno */
+    uint64_t lack_until_ms;
 };
 
 /* Takes "host:port", "[::1]:port", "port" (of localhost) or the path of a Unix socket, which has a '/' in it and at

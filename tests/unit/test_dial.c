@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
+#include <stdint.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -234,6 +235,29 @@ static void test_where_nobody_listens_it_is_refused(void **state)
     expect_failed(ECONNREFUSED);
 }
 
+#ifndef IP_LOCAL_PORT_RANGE
+#define IP_LOCAL_PORT_RANGE 51 /* linux/in.h, since Linux 6.3 */
+#endif
+
+static void test_it_may_have_any_port(void **state)
+{
+    uint32_t range = 0;
+    socklen_t size = sizeof range;
+    int listening = listening_on("127.0.0.1", held.port, 5);
+
+    (void)state;
+    if (getsockopt(listening, IPPROTO_IP, IP_LOCAL_PORT_RANGE, &range, &size) != 0) {
+        close(listening);
+        skip();
+    }
+    start("127.0.0.1", held.port);
+    eventually(dialed == 1);
+    assert_int_equal(getsockopt(dialed_fd, IPPROTO_IP, IP_LOCAL_PORT_RANGE, &range, &size), 0);
+    assert_int_not_equal(range, 0);
+    close(dialed_fd);
+    close(listening);
+}
+
 static void test_who_never_answers_is_given_up_in_time(void **state)
 {
     struct silent silent = silent_at("127.0.0.1");
@@ -295,7 +319,7 @@ static void test_a_name_that_is_not_found_is_no_host(void **state)
     expect_failed(EHOSTUNREACH);
     assert_string_equal(reason.text,
                         "cannot find the host some.example: Temporary failure in name resolution");
-    assert_false(dial_failed_here(&dial));
+    assert_false(dial.failed_here);
     known[0] = "127.0.0.1";
     int listening = listening_on("127.0.0.1", held.port, 5);
     start("some.example", held.port);
@@ -694,8 +718,12 @@ static void expect_failed_here(int error)
     faults[0].error = error;
     start_again();
     expect_failed(error);
-    assert_true(dial_failed_here(&dial));
+    assert_true(dial.failed_here);
     assert_int_equal(attempts, 1);
+    start_again(); /* so soon, it is not even tried */
+    expect_failed(error);
+    assert_true(dial.failed_here);
+    assert_int_equal(attempts, 0);
     later(1000);
     faults[0].error = 0;
     start_again();
@@ -756,6 +784,7 @@ static void test_without_descriptors_it_fails_but_the_addresses_stay_good(void *
     start_again();
     expect_failed(EMFILE);
     allow_descriptors();
+    later(1000);
     start_again();
     expect_connected("127.0.0.1");
     assert_int_equal(lookups, 1);
@@ -952,6 +981,7 @@ int main(void)
         DIAL(test_an_ipv6_address_is_connected),
         DIAL(test_only_within_this_machine_nothing_is_paced),
         DIAL(test_where_nobody_listens_it_is_refused),
+        DIAL(test_it_may_have_any_port),
         DIAL(test_who_never_answers_is_given_up_in_time),
         DIAL(test_who_refuses_late_is_not_connected),
         DIAL(test_who_answers_late_is_connected),
