@@ -112,6 +112,8 @@ int lookup_start(struct lookup *lookup, struct loop *loop, const char *host, int
     *lookup = (struct lookup){.loop = loop, .on_answer = on_answer, .owner = owner};
     if (question == NULL)
         return -1;
+    /* A silent name server is asked again after two seconds, not five; after ten it fails, as ever (resolv.conf(5)). */
+    setenv("RES_OPTIONS", "timeout:2 attempts:5", 0);
     if (os_pipe(pipe) != 0) {
         free(question);
         return -1;

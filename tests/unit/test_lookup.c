@@ -145,6 +145,20 @@ static void test_everything_else_goes_on_while_the_name_service_is_silent(void *
     assert_int_equal(found, 1);
 }
 
+static void test_a_silent_name_server_is_asked_again_soon_unless_somebody_wants_it_otherwise(void **state)
+{
+    (void)state;
+    unsetenv("RES_OPTIONS");
+    start();
+    eventually(answers == 1);
+    assert_string_equal(getenv("RES_OPTIONS"), "timeout:2 attempts:5");
+    setenv("RES_OPTIONS", "timeout:7", 1);
+    start();
+    eventually(answers == 2);
+    assert_string_equal(getenv("RES_OPTIONS"), "timeout:7");
+    unsetenv("RES_OPTIONS");
+}
+
 static void test_who_stops_is_never_told_and_need_not_wait(void **state)
 {
     int before = open_descriptors();
@@ -235,6 +249,7 @@ int main(void)
         LOOKUP(test_so_is_one_without_an_address),
         LOOKUP(test_any_other_failure_is_not),
         LOOKUP(test_everything_else_goes_on_while_the_name_service_is_silent),
+        LOOKUP(test_a_silent_name_server_is_asked_again_soon_unless_somebody_wants_it_otherwise),
         LOOKUP(test_who_stops_is_never_told_and_need_not_wait),
         LOOKUP(test_one_may_stop_at_any_moment),
         LOOKUP(test_one_may_ask_again_when_told),
