@@ -106,13 +106,11 @@ int lookup_start(struct lookup *lookup, struct loop *loop, const char *host, int
     struct question *question = calloc(1, sizeof *question);
     int pipe[2];
 
-    /* A name server that says nothing is asked again after 2 s, not 5, and as long as ever: a network that comes up is
-     * noticed sooner. For glibc, resolv.conf(5); and only if nobody has set it. */
-    setenv("RES_OPTIONS", "timeout:2 attempts:5", 0);
     *lookup = (struct lookup){.loop = loop, .on_answer = on_answer, .owner = owner};
     if (question == NULL)
         return -1;
-    /* A silent name server is asked again after two seconds, not five; after ten it fails, as ever (resolv.conf(5)). */
+    /* glibc asks a silent name server again after two seconds then, not five, so that a network that comes up is noticed
+     * soon; after ten it fails, as ever (resolv.conf(5)). What a user has set stays. */
     setenv("RES_OPTIONS", "timeout:2 attempts:5", 0);
     if (os_pipe(pipe) != 0) {
         free(question);
