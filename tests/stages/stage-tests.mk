@@ -36,6 +36,13 @@ test-stage3: $(BUILD)/tests/stages/test_stage3 $(if $(DIR),$(OWN),stage3)  ## te
 try-stage0 try-stage1 try-stage2 try-stage3: try-stage%:  ## write stage N yourself: makes my-stageN
 	@tests/stages/try-stage.sh $*
 
+# What goes over the wires of a stage, ours or a reader's own, drawn as a ladder.
+show-stage0 show-stage1 show-stage2 show-stage3: show-stage%: all $(OWN)  ## see stage N talk (DIR=, SHOW=svg)
+	@tests/show/show $* $(or $(OWN_DIR),$(OUT)$(filter stage$*%,$(STAGES)))
+
+test-show: all  ## the ladders show what they should, and where it goes wrong
+	@tests/show/show test
+
 # The same tests hold for programs in another language.
 test-other-language: $(STAGE_TESTS)  ## stages 1 and 2 in Python pass the same tests
 	@tests/other-language/run $(BUILD)/tests/stages
@@ -52,8 +59,8 @@ build-tests: $(BUILD)/tests/stages/hostile/test_hostile
 
 TESTS += test-harness
 ifeq ($(SANITIZE)$(COVERAGE),)
-  TESTS += test-other-language
+  TESTS += test-other-language test-show
 endif
 
 .PHONY: test-stage0 test-stage1 test-stage2 test-stage3 try-stage0 try-stage1 try-stage2 try-stage3 \
-        test-other-language test-harness
+        show-stage0 show-stage1 show-stage2 show-stage3 test-show test-other-language test-harness
