@@ -57,7 +57,7 @@ def life_lines(places):
 
 def shaft(row, width):
     """The arrow between two life lines, with its text in the middle."""
-    text = row.text[: width - 5]
+    text = row.text[: width - 5].strip()
     before = (width - len(text) - 2) // 2
     after = width - len(text) - 2 - before
     fill = FILLS[row.kind]

@@ -158,6 +158,7 @@ class Stage:
             dead = [program for program in self.programs if program.ended]
             left = deadline - time.monotonic()
             if dead:
+                await asyncio.wait(dead[0].tasks[:2], timeout=0.5)  # its last words may still come
                 self.fail(f"expected: {expected}; but the {dead[0].name} {dead[0].how_it_ended()}", dead)
             if left <= 0:
                 self.fail(f"expected: {expected}; nothing like it came for {seconds:g} s", self.programs)
