@@ -252,10 +252,13 @@ class Taps(unittest.IsolatedAsyncioTestCase):
                 await asyncio.to_thread(self.callee.sendall, b"more")
 
     async def test_a_caller_of_a_port_that_is_closed_is_reset(self):
-        self.tap.port_behind = self.callee.getsockname()[1]  # nobody listens there any more
+        taken = socket.socket()
+        taken.bind(("127.0.0.1", 0))  # but nobody listens there
+        self.tap.port_behind = taken.getsockname()[1]
         late = await asyncio.to_thread(socket.create_connection, ("127.0.0.1", self.tap.port), 5)
         await self.expect_reset(late)
         late.close()
+        taken.close()
         self.assertEqual(self.events[-1], ("refused", False))
 
 
