@@ -6,6 +6,7 @@ import datetime
 import os
 import random
 import resource
+import select
 import signal
 import socket
 import struct
@@ -13,6 +14,8 @@ import sys
 
 FIRST_LINE_SECONDS = 5
 LINE_SIZE = 127  # the longest line, with its newline
+UNSENT_MAX = 4096  # bytes kept for a peer that does not read; lines beyond that are dropped
+OWN_DESCRIPTORS = 24  # which the interpreter and the listening ports need
 
 name = os.path.basename(sys.argv[0])
 level = 1  # 0: only what goes wrong, 2: everything
@@ -54,11 +57,36 @@ def count(text):
     return int(text)
 
 
+def number(text):
+    if not text.isdecimal() or int(text) > 1000:
+        raise ValueError
+    return int(text)
+
+
+def duration(text):
+    value = float(text)
+    if not 0 <= value < 86400:
+        raise ValueError
+    return value
+
+
 def seconds(text):
     value = float(text)
     if not 0 < value < 86400:
         raise ValueError
     return value
+
+
+def local(text):
+    """PORT, HOST:PORT, [::1]:PORT or the path of a Unix socket: what to dial, as (host, port); port 0 for a path."""
+    if "/" in text:
+        return text, 0
+    name, _, digits = text.rpartition(":")
+    if ":" in name and not (name.startswith("[") and name.endswith("]")):
+        raise ValueError
+    if not digits or (not name and ":" in text) or port(digits) == 0:
+        raise ValueError
+    return name.strip("[]") or "localhost", int(digits)
 
 
 class Parser(argparse.ArgumentParser):
@@ -74,12 +102,15 @@ OPTIONS = {
     "bind": dict(letter="b", metavar="ADDRESS"),
     "heartbeat": dict(type=seconds, default=5),
     "wait": dict(type=seconds, default=10),
+    "spares": dict(type=number, default=8),
+    "drain": dict(type=duration, default=10),
+    "secret-file": dict(metavar="FILE"),
     "count": dict(letter="n", type=count, default=0),
 }
 
 
-def parse(options, with_server=False):
-    """Reads the command line: those options of the table, and for a client the server's name."""
+def parse(options, with_server=False, with_local=False):
+    """Reads the command line: those options of the table, and for a client the local app and the server's name."""
     global level
     parser = Parser(prog=name, allow_abbrev=False)
     for option in options:
@@ -89,22 +120,63 @@ def parse(options, with_server=False):
     parser.add_argument("-v", "--verbose", action="store_true")
     parser.add_argument("-q", "--quiet", action="store_true")
     parser.add_argument("-V", "--version", action="version", version=f"{name} in Python 1.0")
+    if with_local:
+        parser.add_argument("local", nargs="?")
     if with_server:
         parser.add_argument("server", nargs="?", type=host, default="localhost")
-    arguments = parser.parse_args()
+    arguments, unknown = parser.parse_known_args()
+    if unknown:
+        parser.error(f"unknown: {' '.join(unknown)}")
+    if with_local:
+        try:
+            arguments.local = local(arguments.local or "")
+        except ValueError:
+            parser.error(f"LOCAL can't be \"{arguments.local}\"")
     level = 0 if arguments.quiet else 2 if arguments.verbose else 1
     return arguments
 
 
-def run(main):
-    """Runs a program's main coroutine. SIGINT and SIGTERM end it with status 0; so does its own end."""
+def read_secret(path):
+    """The secret: from the file, else from the environment, else none. Ends the program if it can't be had."""
+    try:
+        if path:
+            with open(path, encoding="utf-8", errors="surrogateescape") as file:
+                text = file.read(2 * LINE_SIZE)
+        else:
+            text = os.environ.get("TUNNEL_SECRET")
+    except OSError as error:
+        complain(f"cannot read the secret from {path}: {error.strerror}")
+        sys.exit(1)
+    if text is None:
+        return ""
+    secret = text.rstrip("\r\n")
+    size = len(secret.encode(errors="surrogateescape"))
+    if size == 0 or "\n" in secret or "\r" in secret or size > LINE_SIZE - len("hello \n"):
+        complain(f"the secret in {path or 'TUNNEL_SECRET'} is not one line of 1 to {LINE_SIZE - 7} bytes")
+        sys.exit(1)
+    return secret
+
+
+def run(main, on_stop=None):
+    """Runs a program's main coroutine. SIGINT and SIGTERM end it with status 0; so does its own end. With on_stop, this
+    is called at the first of them, and the second ends it."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+    signals = 0
+
+    def on_signal():
+        nonlocal signals
+        signals += 1
+        if on_stop and signals == 1:
+            on_stop()
+        else:
+            os._exit(0)
 
     async def start():
         loop = asyncio.get_running_loop()
         for number in signal.SIGINT, signal.SIGTERM:
-            loop.add_signal_handler(number, os._exit, 0)
+            loop.add_signal_handler(number, on_signal)
         loop.set_exception_handler(lambda _, context: complain(context["message"].split("\n")[0]))
         await main
         os._exit(0)
@@ -119,21 +191,50 @@ async def forever():
 # ---- connections ----
 
 
+class Reader(asyncio.StreamReader):
+    """One that tells when nothing more will come, even if nobody is reading."""
+
+    def __init__(self):
+        super().__init__(limit=LINE_SIZE - 1)
+        self.over = asyncio.Event()
+
+    def feed_eof(self):
+        super().feed_eof()
+        self.over.set()
+
+    def set_exception(self, error):
+        super().set_exception(error)
+        self.over.set()
+
+
+def streams():
+    """What asyncio wants to be given for a new connection, and the reader of it."""
+    reader = Reader()
+    return reader, lambda: asyncio.StreamReaderProtocol(reader)
+
+
+def connection_of(reader, transport, protocol):
+    return Connection(reader, asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop()))
+
+
 class Connection:
     """A TCP connection. What was read of it and belongs to nobody yet stays in its reader."""
 
     def __init__(self, reader, writer):
         self.reader, self.writer = reader, writer
         self.socket = writer.get_extra_info("socket")
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        address = writer.get_extra_info("peername") or ("?", 0)
-        self.address = f"{address[0].removeprefix('::ffff:')}:{address[1]}"
+        address = ("?", 0)
+        if self.socket.family != socket.AF_UNIX:
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            address = writer.get_extra_info("peername") or address
+        self.host, self.port = address[0].removeprefix("::ffff:"), address[1]
+        self.address = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     async def read_line(self, limit=None):
         """The next line, without its newline, and never a byte more. Raises Lost."""
         try:
             line = await asyncio.wait_for(self.reader.readuntil(b"\n"), limit)
-            return line[:-1].decode("ascii", "replace")
+            return line[:-1].decode(errors="surrogateescape")
         except asyncio.IncompleteReadError:
             raise Lost("closed the connection") from None
         except asyncio.LimitOverrunError:
@@ -144,11 +245,20 @@ class Connection:
             raise Lost(str(error)) from None
 
     def send_line(self, line):
-        if not self.writer.is_closing():
-            self.writer.write(line.encode() + b"\n")
+        """Returns whether there was room for it."""
+        if self.writer.is_closing() or self.writer.transport.get_write_buffer_size() > UNSENT_MAX:
+            return False
+        self.writer.write(line.encode(errors="surrogateescape") + b"\n")
+        return True
 
     def is_lost(self):
         return self.reader.exception() is not None
+
+    def is_alive(self):
+        """Asks the kernel, as the news may not have come through the loop yet: neither ended nor reset."""
+        poll = select.poll()
+        poll.register(self.socket.fileno(), getattr(select, "POLLRDHUP", 0))
+        return not self.reader.over.is_set() and not poll.poll(0)
 
     def close(self):
         self.writer.close()
@@ -160,32 +270,62 @@ class Connection:
 
 
 async def dial(host, number):
-    """Tries every address of the host in turn."""
-    reader, writer = await asyncio.wait_for(
-        asyncio.open_connection(host, number, limit=LINE_SIZE - 1), FIRST_LINE_SECONDS
-    )
-    return Connection(reader, writer)
+    """Tries every address of the host in turn. A number of 0: the host is the path of a Unix socket."""
+    loop = asyncio.get_running_loop()
+    reader, factory = streams()
+    dialing = loop.create_connection(factory, host, number) if number else loop.create_unix_connection(factory, host)
+    return connection_of(reader, *await asyncio.wait_for(dialing, FIRST_LINE_SECONDS))
 
 
-async def listen(bind, number, whom, on_connection):
-    """Calls on_connection, a coroutine, for each connection. Ends the program if the port can't be had."""
+def open_port(bind, number):
+    """Ends the program if the port can't be had."""
     try:
         if bind or not socket.has_dualstack_ipv6():
             family = socket.AF_INET6 if ":" in (bind or "") else socket.AF_INET
-            listener = socket.create_server((bind or "", number), family=family)
-        else:
-            listener = socket.create_server(("", number), family=socket.AF_INET6, dualstack_ipv6=True)
+            return socket.create_server((bind or "", number), family=family, backlog=4096)
+        return socket.create_server(("", number), family=socket.AF_INET6, dualstack_ipv6=True, backlog=4096)
     except OSError as error:
         complain(f"cannot listen on port {number}: {os.strerror(error.errno)}")
         sys.exit(1)
 
-    async def on_accepted(reader, writer):
-        await on_connection(Connection(reader, writer))
 
-    # asyncio takes the backlog also for how often it tries to accept in a row, even without a free descriptor.
-    await asyncio.start_server(on_accepted, sock=listener, limit=LINE_SIZE - 1, backlog=16)
-    listener.listen(4096)
-    log(f"listening for {whom} on port {listener.getsockname()[1]}")
+class Port:
+    """Calls on_connection, a coroutine, for each connection. room: what to await before the next is let in."""
+
+    def __init__(self, bind, number, whom, on_connection, room=None):
+        self.on_connection, self.room = on_connection, room
+        self.tasks = set()
+        self.listener = open_port(bind, number)
+        self.listener.setblocking(False)
+        self.accepting = asyncio.create_task(self.accept())
+        log(f"listening for {whom} on port {self.listener.getsockname()[1]}")
+
+    async def accept(self):
+        loop = asyncio.get_running_loop()
+        while True:
+            if self.room:
+                await self.room()
+            try:
+                accepted, _ = await loop.sock_accept(self.listener)
+                reader, factory = streams()
+                connection = connection_of(reader, *await loop.connect_accepted_socket(factory, accepted))
+            except OSError:  # no descriptor is free, or the caller has gone
+                await asyncio.sleep(0.1)
+                continue
+            task = asyncio.create_task(self.on_connection(connection))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+    def close(self):
+        """Listens no longer; those who are there stay."""
+        self.accepting.cancel()
+        asyncio.get_running_loop().remove_reader(self.listener)
+        self.listener.close()
+
+
+def descriptors():
+    """How many connections there are descriptors for."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] - OWN_DESCRIPTORS
 
 
 def look_up(host):
