@@ -80,11 +80,11 @@ FAULTS = [
         "!! expected on the proxy connection: `proxy TOKEN`, with the TOKEN of `welcome`; came: `proxy 000000..`"]),
     (2, "client", "proxy.writer.write(data)", "proxy.writer.write(data.upper())", [
         "client .> server: 11 B I AM FIRST.", "!! expected: the client echoes what comes there; came: I AM FIRST."]),
-    (2, "server", 'self.client.send_line("create_proxy")', "pass", [
+    (2, "server", 'self.client.send_line("create_proxy")', "True", [
         "client -> server: ping", "!! expected: the server says `create_proxy`; nothing like it came for *"]),
     (2, "client", 'send_line("hello")', "reset()", [
         "client x> server: reset", "!! expected: the client says `hello`; came: a reset"]),
-    (2, "server", "await listen(self.options.bind, self.options.public_port", "sys.exit(7)\n        _ = (0", [
+    (2, "server", "Port(self.options.bind, self.options.public_port", "sys.exit(7)\n        _ = (0", [
         "!! expected: `listening for users on port N` in the server's log; but the server exited with status 7"]),
 ]
 
