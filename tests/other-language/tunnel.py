@@ -18,6 +18,7 @@ UNSENT_MAX = 4096  # bytes kept for a peer that does not read; lines beyond that
 OWN_DESCRIPTORS = 24  # which the interpreter and the listening ports need
 
 name = os.path.basename(sys.argv[0])
+congestion = None  # which congestion control is wanted for connections that leave this machine
 level = 1  # 0: only what goes wrong, 2: everything
 
 
@@ -25,7 +26,17 @@ class Lost(Exception):
     """A connection is gone, or the peer does not keep to the protocol. The text says which."""
 
 
+class Busy(Lost):
+    """Another client is there; it may be gone in a moment."""
+
+
 # ---- log and command line ----
+
+
+def use_congestion(connection):
+    """On systems that let a program choose, and where the kernel has it."""
+    if hasattr(socket, "TCP_CONGESTION"):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
 
 
 def log(text, importance=1):
@@ -43,6 +54,14 @@ def port(text):
     if not text.isdecimal() or int(text) > 65535:
         raise ValueError
     return int(text)
+
+
+def endpoint(text):
+    """PORT or ADDRESS:PORT, for a server: (address, port)."""
+    address, _, digits = text.rpartition(":")
+    if ":" in text:
+        socket.getaddrinfo(host(address.strip("[]")), None, flags=socket.AI_NUMERICHOST)
+    return address.strip("[]"), port(digits)
 
 
 def host(text):
@@ -96,26 +115,30 @@ class Parser(argparse.ArgumentParser):
 
 
 OPTIONS = {
-    "control-port": dict(letter="c", type=port, default=60623),
-    "public-port": dict(letter="u", type=port, default=60624),
-    "proxy-port": dict(letter="x", type=port, default=60625),
+    "control-port": dict(letter="c", metavar="PORT", default="60623"),
+    "public-port": dict(letter="u", metavar="PORT", default="60624"),
+    "proxy-port": dict(letter="x", metavar="PORT", default="60625"),
     "bind": dict(letter="b", metavar="ADDRESS"),
     "heartbeat": dict(type=seconds, default=5),
-    "wait": dict(type=seconds, default=10),
+    "wait": dict(type=seconds, default=15),
     "spares": dict(type=number, default=8),
-    "drain": dict(type=duration, default=10),
+    "drain": dict(type=duration, default=8),
     "secret-file": dict(metavar="FILE"),
+    "proxy-protocol": dict(action="store_true"),
+    "congestion": dict(metavar="NAME"),
     "count": dict(letter="n", type=count, default=0),
 }
 
 
 def parse(options, with_server=False, with_local=False):
     """Reads the command line: those options of the table, and for a client the local app and the server's name."""
-    global level
+    global level, congestion
     parser = Parser(prog=name, allow_abbrev=False)
     for option in options:
         details = dict(OPTIONS[option])
         letter = details.pop("letter", None)
+        if option.endswith("-port"):
+            details["type"] = port if with_server else endpoint
         parser.add_argument(*([f"-{letter}"] if letter else []), f"--{option}", **details)
     parser.add_argument("-v", "--verbose", action="store_true")
     parser.add_argument("-q", "--quiet", action="store_true")
@@ -132,6 +155,7 @@ def parse(options, with_server=False, with_local=False):
             arguments.local = local(arguments.local or "")
         except ValueError:
             parser.error(f"LOCAL can't be \"{arguments.local}\"")
+    congestion = getattr(arguments, "congestion", None)
     level = 0 if arguments.quiet else 2 if arguments.verbose else 1
     return arguments
 
@@ -227,6 +251,8 @@ class Connection:
         if self.socket.family != socket.AF_UNIX:
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             address = writer.get_extra_info("peername") or address
+            if congestion and address[0] != self.socket.getsockname()[0]:
+                use_congestion(self.socket)
         self.host, self.port = address[0].removeprefix("::ffff:"), address[1]
         self.address = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
@@ -277,8 +303,9 @@ async def dial(host, number):
     return connection_of(reader, *await asyncio.wait_for(dialing, FIRST_LINE_SECONDS))
 
 
-def open_port(bind, number):
-    """Ends the program if the port can't be had."""
+def open_port(bind, endpoint):
+    """Ends the program if the port can't be had. An address of its own counts more than that of --bind."""
+    bind, number = endpoint[0] or bind, endpoint[1]
     try:
         if bind or not socket.has_dualstack_ipv6():
             family = socket.AF_INET6 if ":" in (bind or "") else socket.AF_INET
@@ -292,13 +319,14 @@ def open_port(bind, number):
 class Port:
     """Calls on_connection, a coroutine, for each connection. room: what to await before the next is let in."""
 
-    def __init__(self, bind, number, whom, on_connection, room=None):
+    def __init__(self, bind, endpoint, whom, on_connection, room=None):
         self.on_connection, self.room = on_connection, room
         self.tasks = set()
-        self.listener = open_port(bind, number)
+        self.listener = open_port(bind, endpoint)
+        self.number = self.listener.getsockname()[1]
         self.listener.setblocking(False)
         self.accepting = asyncio.create_task(self.accept())
-        log(f"listening for {whom} on port {self.listener.getsockname()[1]}")
+        log(f"listening for {whom} on port {self.number}")
 
     async def accept(self):
         loop = asyncio.get_running_loop()
@@ -337,12 +365,18 @@ def look_up(host):
         sys.exit(1)
 
 
-def pauses():
-    """Seconds to wait between two tries: 0.5, 1, 2 and so on to 30, each a bit different."""
-    pause = 0.5
-    while True:
-        yield pause * random.uniform(0.75, 1.25)
-        pause = min(30, 2 * pause)
+class Pauses:
+    """Seconds to wait between two tries: 0.5, 1, 2 and so on to 30, each a bit different. 1 each time after `busy`."""
+
+    def __init__(self):
+        self.pause = 0.5
+
+    def after(self, reason):
+        if isinstance(reason, Busy):
+            self.pause = 1
+        pause = self.pause * random.uniform(0.75, 1.25)
+        self.pause = min(30, 2 * self.pause)
+        return pause
 
 
 # ---- joining ----

@@ -44,7 +44,7 @@ test-show: all  ## the ladders show what they should, and where it goes wrong
 	@tests/show/show test
 
 # The same tests hold for programs in another language.
-test-other-language: $(STAGE_TESTS)  ## stages 1 and 2 in Python pass the same tests
+test-other-language: $(STAGE_TESTS)  ## stages 1 to 3 in Python pass the same tests
 	@tests/other-language/run $(BUILD)/tests/stages
 
 # What a half-finished program does must not hang or confuse the tests.
