@@ -221,6 +221,7 @@ class Reader(asyncio.StreamReader):
     def __init__(self):
         super().__init__(limit=LINE_SIZE - 1)
         self.over = asyncio.Event()
+        self.lost = asyncio.Event()
 
     def feed_eof(self):
         super().feed_eof()
@@ -229,6 +230,7 @@ class Reader(asyncio.StreamReader):
     def set_exception(self, error):
         super().set_exception(error)
         self.over.set()
+        self.lost.set()
 
 
 def streams():
@@ -278,7 +280,7 @@ class Connection:
         return True
 
     def is_lost(self):
-        return self.reader.exception() is not None
+        return self.reader.lost.is_set()
 
     def is_alive(self):
         """Asks the kernel, as the news may not have come through the loop yet: neither ended nor reset."""
