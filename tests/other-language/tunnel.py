@@ -17,8 +17,16 @@ LINE_SIZE = 127  # the longest line, with its newline
 UNSENT_MAX = 4096  # bytes kept for a peer that does not read; lines beyond that are dropped
 OWN_DESCRIPTORS = 24  # which the interpreter and the listening ports need
 
+# Without standard streams, the first connections would take their numbers.
+while (lowest := os.open(os.devnull, os.O_RDWR)) < 3:
+    pass
+os.close(lowest)
+
 name = os.path.basename(sys.argv[0])
 congestion = None  # which congestion control is wanted for connections that leave this machine
+log_room = select.poll()
+log_room.register(2, select.POLLOUT)
+lines_missing = 0
 level = 1  # 0: only what goes wrong, 2: everything
 
 
@@ -40,10 +48,27 @@ def use_congestion(connection):
 
 
 def log(text, importance=1):
-    if importance <= level:
-        date = "" if sys.stderr.isatty() else "%Y-%m-%d "
-        now = datetime.datetime.now().strftime(date + "%H:%M:%S.%f")[:-3]
-        print(f"{now} {name}: {text}", file=sys.stderr, flush=True)
+    """Never waits for who reads it: lines that there is no room for are counted, and missing."""
+    global lines_missing
+    if importance > level:
+        return
+    if not log_room.poll(0):
+        lines_missing += 1
+        return
+    if lines_missing:
+        write_log(f"({lines_missing} lines are missing here: nobody read them)")
+        lines_missing = 0
+    write_log(text)
+
+
+def write_log(text):
+    """With the time on a terminal, with the date in a file or a pipe, without any under systemd, which has its own."""
+    shape = "%H:%M:%S.%f" if os.isatty(2) else "%Y-%m-%d %H:%M:%S.%f"
+    now = "" if "JOURNAL_STREAM" in os.environ else datetime.datetime.now().strftime(shape)[:-3] + " "
+    try:
+        os.write(2, f"{now}{name}: {text}\n".encode(errors="replace")[:4000])
+    except OSError:
+        pass  # nobody reads it, and nobody is there to be told
 
 
 def complain(text):
@@ -348,6 +373,8 @@ class Port:
 
     def close(self):
         """Listens no longer; those who are there stay."""
+        if self.listener.fileno() < 0:
+            return
         self.accepting.cancel()
         asyncio.get_running_loop().remove_reader(self.listener)
         self.listener.close()
