@@ -112,7 +112,7 @@ FORCE:
 demo: stage3  ## all of it on this machine, to look at (DEMO_SECONDS=3 ends it)
 	@stage3-local/demo.sh
 
-nat-lab: all  ## a NAT in a box, to play with (as root; DELAY=100: far away)
+nat-lab: all  ## a NAT in a box, to play with (as root; DELAY=40 RATE=100 LOSS=10: far away, and how the line is)
 	@tests/natlab/up
 nat-lab-down:  ## remove it
 	@tests/natlab/down
