@@ -1,11 +1,12 @@
 """What the benchmarks share: the contestants, the local apps behind them, and how both are measured.
 
-A tunnel is started afresh for every measurement, on ports that the kernel has just handed out, bound to
-127.0.0.1; what it logs goes to /dev/null. Everything else is left at the contestant's defaults, except
-what its note says.
+A tunnel is started afresh for every measurement, on ports that are free, bound to one address of the place where
+it runs: 127.0.0.1, if that is this machine; what it logs goes to /dev/null. Everything else is left at the contestant's
+defaults, except what its note says.
 """
 import atexit
 import getpass
+import itertools
 import json
 import os
 import re
@@ -96,28 +97,34 @@ def await_that(what, condition):
         time.sleep(0.01)
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+class Place:
+    """Where programs run: on this machine, or in a network namespace of its own that tests/natlab/up has made."""
+
+    ports = itertools.count(20000)  # in a namespace all are free; no connection that goes out takes one of these
+
+    def __init__(self, address="127.0.0.1", namespace=None):
+        self.address = address
+        self.inside = ("ip", "netns", "exec", namespace) if namespace else ()
+
+    def spawn(self, *command, **how):
+        return spawn(*self.inside, *command, **how)
+
+    def free_port(self):
+        if self.inside:
+            return next(self.ports)
+        with socket.socket() as s:
+            s.bind((self.address, 0))
+            return s.getsockname()[1]
+
+    def listening(self, port):
+        """Whether somebody listens on the port. Asked of the kernel: a connection would disturb."""
+        return bool(output(*self.inside, "ss", "-Hltn", f"sport = :{port}").strip())
+
+    def await_port(self, port):
+        await_that(f"port {port} is listened on", lambda: self.listening(port))
 
 
-def listening(port):
-    """Whether somebody listens on the port. Asked of the kernel: a connection would disturb."""
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with open(table) as lines:
-            next(lines)
-            for line in lines:
-                _, local, _, state, *_ = line.split()
-                if state != "0A":
-                    break  # those that listen come first
-                if int(local.rsplit(":", 1)[1], 16) == port:
-                    return True
-    return False
-
-
-def await_port(port):
-    await_that(f"port {port} is listened on", lambda: listening(port))
+LOCALHOST = Place()
 
 
 # ---- measuring a process --------------------------------------------------------------------------
@@ -184,7 +191,9 @@ def private_kb(pids):
 # ---- local apps -----------------------------------------------------------------------------------
 
 class App:
-    """A local app on .port; ready(port) says whether it answers there, through a tunnel or directly."""
+    """A local app on .port; ready(tunnel) says whether it answers there, through a tunnel or directly."""
+
+    place = LOCALHOST
 
     def __init__(self, folder):
         self.folder = folder
@@ -198,7 +207,7 @@ class Nginx(App):
     """One worker, a page of 200 bytes, no log."""
 
     def start(self):
-        self.port = free_port()
+        self.port = self.place.free_port()
         (self.folder / "index.html").write_text("x" * 199 + "\n")
         (self.folder / "nginx.conf").write_text(f"""
             daemon off; worker_processes 1; pid {self.folder}/nginx.pid; error_log /dev/null;
@@ -214,11 +223,11 @@ class Nginx(App):
                 }}
             }}""")
         self.process = spawn("nginx", "-p", self.folder, "-c", self.folder / "nginx.conf")
-        await_port(self.port)
+        self.place.await_port(self.port)
 
-    def ready(self, port):
+    def ready(self, tunnel):
         try:
-            with socket.create_connection(("127.0.0.1", port), 1) as s:
+            with socket.create_connection((tunnel.address, tunnel.port), 1) as s:
                 s.settimeout(2)
                 s.sendall(b"GET / HTTP/1.0\r\n\r\n")
                 return s.recv(1) == b"H"
@@ -228,13 +237,13 @@ class Nginx(App):
 
 class Iperf(App):
     def start(self):
-        self.port = free_port()
+        self.port = self.place.free_port()
         self.process = spawn("iperf3", "-s", "-B", "127.0.0.1", "-p", self.port)
-        await_port(self.port)
+        self.place.await_port(self.port)
 
-    def ready(self, port):
+    def ready(self, tunnel):
         try:
-            return "error" not in run_iperf(port, "-n", "1K")
+            return "error" not in run_iperf(tunnel.port, "-n", "1K")
         except (Failed, subprocess.TimeoutExpired):
             return False
 
@@ -244,9 +253,9 @@ class Echo(App):
         self.process = spawn(load_program(), "echo", stdout=subprocess.PIPE, text=True)
         self.port = int(self.process.stdout.readline())
 
-    def ready(self, port):
+    def ready(self, tunnel):
         try:
-            with socket.create_connection(("127.0.0.1", port), 1) as s:
+            with socket.create_connection((tunnel.address, tunnel.port), 1) as s:
                 s.settimeout(2)
                 s.sendall(b"x")
                 return s.recv(1) == b"x"
@@ -256,12 +265,12 @@ class Echo(App):
 
 # ---- load -----------------------------------------------------------------------------------------
 
-def load_program():
-    """load.c, built when it is newer than its program."""
-    program, source = OUT / "load", HERE / "load.c"
+def load_program(name="load"):
+    """load.c or stream.c, built when it is newer than its program."""
+    program, source = OUT / name, HERE / f"{name}.c"
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
         OUT.mkdir(parents=True, exist_ok=True)
-        subprocess.run([os.environ.get("CC", "cc"), "-std=c11", "-D_GNU_SOURCE", "-O2", "-o", program, source],
+        subprocess.run([os.environ.get("CC", "cc"), "-std=c11", "-D_GNU_SOURCE", "-O2", "-pthread", "-o", program, source],
                        check=True)
     return program
 
@@ -269,8 +278,8 @@ def load_program():
 class Users:
     """Users of a port, held by load.c; see there for the commands."""
 
-    def __init__(self, port):
-        self.process = spawn(load_program(), "users", port, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    def __init__(self, port, address="127.0.0.1", place=LOCALHOST):
+        self.process = place.spawn(load_program(), "users", address, port, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                              text=True)
 
     def __enter__(self):
@@ -334,9 +343,17 @@ def run_wrk(port, seconds, folder, *options):
 # ---- contestants ----------------------------------------------------------------------------------
 
 class Tunnel:
+    """The server runs in one place, where the users are; the client in another, beside the app. After start() users find
+    it at .address and .port."""
+
+    public = home = LOCALHOST
     name = ""
     note = ""
     needs = ()  # programs
+
+    @property
+    def address(self):
+        return self.public.address
 
     def missing(self):
         return [program for program in self.needs if not shutil.which(program)]
@@ -352,8 +369,8 @@ class Tunnel:
         self.server = self.client = None
         try:
             self.open(app.port, folder)
-            await_port(self.port)
-            await_that("the first answer came through", lambda: app.ready(self.port))
+            self.public.await_port(self.port)
+            await_that("the first answer came through", lambda: app.ready(self))
         except Failed:
             self.stop()
             raise
@@ -372,8 +389,13 @@ class Direct(Tunnel):
     name = "direct"
     note = "no tunnel at all"
 
-    def open(self, app_port, folder):
-        self.port = app_port
+    @property
+    def address(self):
+        return self.home.address
+
+    def start(self, app, folder):
+        self.server = self.client = None
+        self.port = app.port
 
 
 class Ours(Tunnel):
@@ -386,12 +408,12 @@ class Ours(Tunnel):
         return output(self.folder / "server", "-V").strip().splitlines()[0]
 
     def open(self, app_port, folder):
-        control, proxy, self.port = free_port(), free_port(), free_port()
-        self.server = spawn(self.folder / "server", "-q", "-b", "127.0.0.1", "-c", control, "-x", proxy,
-                            "-u", self.port)
-        await_port(control)
-        self.client = spawn(self.folder / "client", "-q", "-c", control, "-x", proxy,
-                            f"127.0.0.1:{app_port}", "127.0.0.1")
+        control, proxy, self.port = (self.public.free_port() for _ in range(3))
+        self.server = self.public.spawn(self.folder / "server", "-q", "-b", self.public.address, "-c", control,
+                                        "-x", proxy, "-u", self.port)
+        self.public.await_port(control)
+        self.client = self.home.spawn(self.folder / "client", "-q", "-c", control, "-x", proxy,
+                                      f"127.0.0.1:{app_port}", self.public.address)
 
 
 class Ssh(Tunnel):
@@ -403,29 +425,30 @@ class Ssh(Tunnel):
         return output("ssh", "-V").split(",")[0].strip()
 
     def open(self, app_port, folder):
-        control, self.port = free_port(), free_port()
+        control, self.port = self.public.free_port(), self.public.free_port()
         for key in ("host", "user"):
             if not (folder / key).exists():
                 output("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key)
         shutil.copy(folder / "user.pub", folder / "authorized")
         (folder / "sshd.conf").write_text(f"""
-ListenAddress 127.0.0.1:{control}
+ListenAddress {self.public.address}:{control}
 HostKey {folder}/host
 AuthorizedKeysFile {folder}/authorized
 PidFile none
 StrictModes no
 UsePAM no
 PermitRootLogin prohibit-password
+GatewayPorts clientspecified
 """)
         if os.getuid() == 0:
             os.makedirs("/run/sshd", mode=0o755, exist_ok=True)  # sshd insists on it
-        self.server = spawn(shutil.which("sshd"), "-D", "-e", "-f", folder / "sshd.conf")
-        await_port(control)
-        self.client = spawn("ssh", "-F", "none", "-N", "-i", folder / "user", "-p", control,
+        self.server = self.public.spawn(shutil.which("sshd"), "-D", "-e", "-f", folder / "sshd.conf")
+        self.public.await_port(control)
+        self.client = self.home.spawn("ssh", "-F", "none", "-N", "-i", folder / "user", "-p", control,
                             "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no",
                             "-o", "UserKnownHostsFile=/dev/null", "-o", "ExitOnForwardFailure=yes",
-                            "-R", f"127.0.0.1:{self.port}:127.0.0.1:{app_port}",
-                            f"{getpass.getuser()}@127.0.0.1")
+                            "-R", f"{self.public.address}:{self.port}:127.0.0.1:{app_port}",
+                            f"{getpass.getuser()}@{self.public.address}")
 
 
 class Rathole(Tunnel):
@@ -437,24 +460,24 @@ class Rathole(Tunnel):
         return "rathole " + re.search(r"Build Version:\s*(\S+)", output("rathole", "--version"))[1]
 
     def open(self, app_port, folder):
-        control, self.port = free_port(), free_port()
+        control, self.port = self.public.free_port(), self.public.free_port()
         (folder / "server.toml").write_text(f"""
 [server]
-bind_addr = "127.0.0.1:{control}"
+bind_addr = "{self.public.address}:{control}"
 default_token = "bench"
 [server.services.bench]
-bind_addr = "127.0.0.1:{self.port}"
+bind_addr = "{self.public.address}:{self.port}"
 """)
         (folder / "client.toml").write_text(f"""
 [client]
-remote_addr = "127.0.0.1:{control}"
+remote_addr = "{self.public.address}:{control}"
 default_token = "bench"
 [client.services.bench]
 local_addr = "127.0.0.1:{app_port}"
 """)
-        self.server = spawn("rathole", "--server", folder / "server.toml")
-        await_port(control)
-        self.client = spawn("rathole", "--client", folder / "client.toml")
+        self.server = self.public.spawn("rathole", "--server", folder / "server.toml")
+        self.public.await_port(control)
+        self.client = self.home.spawn("rathole", "--client", folder / "client.toml")
 
 
 class Bore(Tunnel):
@@ -466,11 +489,11 @@ class Bore(Tunnel):
         return output("bore", "--version").strip()
 
     def open(self, app_port, folder):
-        self.port = free_port()
-        await_that("port 7835 is free", lambda: not listening(7835))
-        self.server = spawn("bore", "server", "--bind-addr", "127.0.0.1")
-        await_port(7835)
-        self.client = spawn("bore", "local", app_port, "--local-host", "127.0.0.1", "--to", "127.0.0.1",
+        self.port = self.public.free_port()
+        await_that("port 7835 is free", lambda: not self.public.listening(7835))
+        self.server = self.public.spawn("bore", "server", "--bind-addr", self.public.address)
+        self.public.await_port(7835)
+        self.client = self.home.spawn("bore", "local", app_port, "--local-host", "127.0.0.1", "--to", self.public.address,
                             "--port", self.port)
 
 
@@ -483,14 +506,14 @@ class Frp(Tunnel):
         return "frp " + output("frps", "--version").strip()
 
     def open(self, app_port, folder):
-        control, self.port = free_port(), free_port()
+        control, self.port = self.public.free_port(), self.public.free_port()
         (folder / "frps.toml").write_text(f"""
-bindAddr = "127.0.0.1"
+bindAddr = "{self.public.address}"
 bindPort = {control}
-proxyBindAddr = "127.0.0.1"
+proxyBindAddr = "{self.public.address}"
 """)
         (folder / "frpc.toml").write_text(f"""
-serverAddr = "127.0.0.1"
+serverAddr = "{self.public.address}"
 serverPort = {control}
 transport.tls.enable = false
 transport.poolCount = 5
@@ -501,9 +524,9 @@ localIP = "127.0.0.1"
 localPort = {app_port}
 remotePort = {self.port}
 """)
-        self.server = spawn("frps", "-c", folder / "frps.toml")
-        await_port(control)
-        self.client = spawn("frpc", "-c", folder / "frpc.toml")
+        self.server = self.public.spawn("frps", "-c", folder / "frps.toml")
+        self.public.await_port(control)
+        self.client = self.home.spawn("frpc", "-c", folder / "frpc.toml")
 
 
 class Chisel(Tunnel):
@@ -515,11 +538,11 @@ class Chisel(Tunnel):
         return "chisel " + output("chisel", "--version").strip()
 
     def open(self, app_port, folder):
-        control, self.port = free_port(), free_port()
-        self.server = spawn("chisel", "server", "--reverse", "--host", "127.0.0.1", "--port", control)
-        await_port(control)
-        self.client = spawn("chisel", "client", f"http://127.0.0.1:{control}",
-                            f"R:127.0.0.1:{self.port}:127.0.0.1:{app_port}")
+        control, self.port = self.public.free_port(), self.public.free_port()
+        self.server = self.public.spawn("chisel", "server", "--reverse", "--host", self.public.address, "--port", control)
+        self.public.await_port(control)
+        self.client = self.home.spawn("chisel", "client", f"http://{self.public.address}:{control}",
+                                      f"R:{self.public.address}:{self.port}:127.0.0.1:{app_port}")
 
 
 class Haproxy(Tunnel):
@@ -545,9 +568,9 @@ listen hop
         return spawn("haproxy", "-db", "-f", folder / f"{name}.cfg")
 
     def open(self, app_port, folder):
-        middle, self.port = free_port(), free_port()
+        middle, self.port = self.public.free_port(), self.public.free_port()
         self.client = self.hop(folder, "second", middle, app_port)
-        await_port(middle)
+        self.public.await_port(middle)
         self.server = self.hop(folder, "first", self.port, middle)
 
 
@@ -564,9 +587,9 @@ class Socat(Tunnel):
                      f"TCP4:127.0.0.1:{to},nodelay")
 
     def open(self, app_port, folder):
-        middle, self.port = free_port(), free_port()
+        middle, self.port = self.public.free_port(), self.public.free_port()
         self.client = self.hop(middle, app_port)
-        await_port(middle)
+        self.public.await_port(middle)
         self.server = self.hop(self.port, middle)
 
 
@@ -625,17 +648,19 @@ def need(*programs):
 
 # ---- what it ran on -------------------------------------------------------------------------------
 
-def about(tunnels):
+def load_tools():
+    return ", ".join((output("iperf3", "--version").splitlines()[0].split(" (")[0],
+                      " ".join(output("wrk", "-v").split()[:2]).replace("debian/", ""),
+                      output("nginx", "-v").strip().replace("nginx version: ", "")))
+
+
+def about(tunnels, *more):
     """(what, value) pairs: date, kernel, processor, versions."""
     cpu = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
     rows = [("date", time.strftime("%Y-%m-%d %H:%M")),
             ("kernel", f"{os.uname().sysname} {os.uname().release}"),
             ("processor", f"{cpu[1] if cpu else os.uname().machine}, {len(os.sched_getaffinity(0))} cores"),
-            ("load tools", ", ".join((output("iperf3", "--version").splitlines()[0].split(" (")[0],
-                                      " ".join(output("wrk", "-v").split()[:2]).replace("debian/", ""),
-                                      output("nginx", "-v").strip().replace("nginx version: ", "")))),
-            ("congestion control", Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
-             + "; ngrok-- takes reno within one machine"),
+            *more,
             ("descriptors allowed", str(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))]
     for tunnel in tunnels:
         if tunnel.missing():

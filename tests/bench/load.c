@@ -1,7 +1,8 @@
 /* load: the users and the local app of the benchmark, where a script would be the bottleneck.
  *
  *   load echo         an echo server on a free port of 127.0.0.1, which it prints
- *   load users PORT   users of 127.0.0.1:PORT; takes commands, a line each, answers each with a line:
+ *   load users ADDRESS PORT
+ *                     users of ADDRESS:PORT; takes commands, a line each, answers each with a line:
  *
  *     open N        N more users, all at once; each sends a line and awaits its echo
  *                   -> ok SECONDS                       until the last of them has its echo
@@ -13,8 +14,8 @@
  *                   -> ok BYTES SECONDS                 bytes that came back
  *
  * A line carries its sender's number, so an echo that reaches the wrong user is noticed. What goes wrong
- * is answered with `error WHY`. Users come from 127.0.0.2 to 127.0.0.9 in turn: one address has only
- * some 28,000 ports for one destination, and each is out of use for a while after its connection ended. */
+ * is answered with `error WHY`. Users of 127.0.0.1 come from 127.0.0.2 to 127.0.0.9 in turn: one address has
+ * only some 28,000 ports for one destination, and each is out of use for a while after its connection ended. */
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -48,6 +49,7 @@ struct user {
 static struct user users[MAX_USERS];
 static unsigned user_count;
 static int epoll_fd;
+static struct sockaddr_in destination = {.sin_family = AF_INET};
 static char chunk[CHUNK];
 
 static double now(void)
@@ -185,13 +187,12 @@ static _Noreturn void serve_echoes(void)
 /* ---- users ---------------------------------------------------------------------------------------- */
 
 /* Returns NULL, or what went wrong. Does not wait for the connection. */
-static const char *dial(struct user *user, uint16_t port)
+static const char *dial(struct user *user)
 {
     static unsigned dialled;
     struct sockaddr_in from = {.sin_family = AF_INET,
                                .sin_addr.s_addr = htonl(INADDR_LOOPBACK + 1 + dialled % 8)};
-    struct sockaddr_in to = {
-        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    bool is_local = destination.sin_addr.s_addr == htonl(INADDR_LOOPBACK);
     int on = 1;
     user->number = dialled++;
     user->received = 0;
@@ -200,9 +201,9 @@ static const char *dial(struct user *user, uint16_t port)
         return strerror(errno);
     set_nodelay(user->fd);
     setsockopt(user->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
-    if (bind(user->fd, (struct sockaddr *)&from, sizeof from) < 0)
+    if (is_local && bind(user->fd, (struct sockaddr *)&from, sizeof from) < 0)
         return strerror(errno);
-    if (connect(user->fd, (struct sockaddr *)&to, sizeof to) < 0 && errno != EINPROGRESS)
+    if (connect(user->fd, (struct sockaddr *)&destination, sizeof destination) < 0 && errno != EINPROGRESS)
         return strerror(errno);
     return NULL;
 }
@@ -236,7 +237,7 @@ static const char *hear(struct user *user, bool *whole)
     return NULL;
 }
 
-static const char *open_users(unsigned more, uint16_t port)
+static const char *open_users(unsigned more)
 {
     if (user_count + more > MAX_USERS)
         return "too many users";
@@ -248,7 +249,7 @@ static const char *open_users(unsigned more, uint16_t port)
             return "not all users were served in time";
         for (int i = 0; i < BATCH && dialled < more; i++, dialled++) {
             struct user *user = &users[user_count++];
-            if ((wrong = dial(user, port)))
+            if ((wrong = dial(user)))
                 return wrong;
             watch(user->fd, EPOLLOUT, user, EPOLL_CTL_ADD);
         }
@@ -333,7 +334,7 @@ static bool wait_for(int fd, uint32_t what)
     return n == 1;
 }
 
-static const char *first_bytes(unsigned count, uint16_t port)
+static const char *first_bytes(unsigned count)
 {
     float *took = calloc(count, sizeof *took);
     const char *wrong = took ? NULL : "no memory";
@@ -341,7 +342,7 @@ static const char *first_bytes(unsigned count, uint16_t port)
         struct user user;
         bool whole = false;
         double start = now();
-        wrong = dial(&user, port);
+        wrong = dial(&user);
         if (!wrong && wait_for(user.fd, EPOLLOUT))
             wrong = ask(&user);
         if (!wrong && !wait_for(user.fd, EPOLLIN))
@@ -387,18 +388,18 @@ static const char *pour(double seconds)
     return NULL;
 }
 
-static int be_users(uint16_t port)
+static int be_users(void)
 {
     char command[128];
     unsigned n, ms;
     while (fgets(command, sizeof command, stdin)) {
         const char *wrong = "what?";
         if (sscanf(command, "open %u", &n) == 1)
-            wrong = open_users(n, port);
+            wrong = open_users(n);
         else if (sscanf(command, "ask %u %u", &n, &ms) == 2)
             wrong = ask_users(n, ms / 1e3);
         else if (sscanf(command, "first %u", &n) == 1)
-            wrong = first_bytes(n, port);
+            wrong = first_bytes(n);
         else if (sscanf(command, "pour %u", &ms) == 1)
             wrong = pour(ms / 1e3);
         if (wrong)
@@ -416,8 +417,11 @@ int main(int argc, char **argv)
         die("epoll_create1");
     if (argc == 2 && strcmp(argv[1], "echo") == 0)
         serve_echoes();
-    if (argc == 3 && strcmp(argv[1], "users") == 0)
-        return be_users((uint16_t)atoi(argv[2]));
-    fprintf(stderr, "usage: load echo | load users PORT\n");
+    if (argc == 4 && strcmp(argv[1], "users") == 0 &&
+        inet_pton(AF_INET, argv[2], &destination.sin_addr) == 1) {
+        destination.sin_port = htons((uint16_t)atoi(argv[3]));
+        return be_users();
+    }
+    fprintf(stderr, "usage: load echo | load users ADDRESS PORT\n");
     return 2;
 }
