@@ -225,6 +225,8 @@ soak: all  ## all faults at random, memory watched (SOAK_SECONDS=600)
 
 bench: stage3  ## measure against no tunnel and other tunnels (QUICK=1: a minute)
 	@tests/bench/run
+bench-far: stage3  ## the same for an app that is far away (as root; FAR_DELAYS=40: only that far)
+	@tests/bench/far
 bench-peers:  ## get those other tunnels first, into build/peers
 	@tests/bench/peers.sh
 bench-growth: stage3  ## what a user costs, with 1 to 8,000 of them
@@ -269,6 +271,6 @@ help:  ## list these targets
 .PHONY: all stage0 stage1 stage2 stage3 FORCE demo diff-stage1 diff-stage2 diff-stage3 nat-lab nat-lab-down \
         test build-tests need-cmocka test-common $(UNIT_TESTS:%=run-%) test-walkthrough test-faults \
         test-syscalls test-mutants test-platforms test-emulated test-as-on-macos test-repeat test-valgrind test-nat test-browser test-real fuzz soak \
-        bench bench-peers bench-growth bench-idle bench-syscalls coverage coverage-report lint install uninstall clean help
+        bench bench-far bench-peers bench-growth bench-idle bench-syscalls coverage coverage-report lint install uninstall clean help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
