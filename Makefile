@@ -214,6 +214,9 @@ test-nat: all  ## through a NAT and what befalls it (as root)
 test-browser: stage3  ## the sample app in headless Chromium
 	@tests/browser/run
 
+test-deploy: stage3  ## units, https, encrypted line, two servers, firewall, man pages (as root)
+	@tests/deploy/run
+
 test-real: stage3  ## Git, SSH, WebSocket, Redis and more through the tunnel
 	@tests/real/run
 
@@ -251,13 +254,15 @@ lint: build/page.inc  ## clang-format, clang-tidy, cppcheck, shellcheck
 
 PREFIX = /usr/local
 
-install: stage3  ## stage 3 as ngrok--d (server) and ngrok-- (client) to PREFIX
+install: stage3  ## stage 3 as ngrok--d (server) and ngrok-- (client), with units and man pages, to PREFIX
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 755 $(OUT)stage3-local/server $(DESTDIR)$(PREFIX)/bin/ngrok--d
 	install -m 755 $(OUT)stage3-local/client $(DESTDIR)$(PREFIX)/bin/ngrok--
+	stage3-local/deploy/install "$(PREFIX)" "$(DESTDIR)"
 
 uninstall:  ## remove what install installed
 	rm -f $(DESTDIR)$(PREFIX)/bin/ngrok--d $(DESTDIR)$(PREFIX)/bin/ngrok--
+	stage3-local/deploy/install -u "$(PREFIX)" "$(DESTDIR)"
 
 # ---- the rest -------------------------------------------------------------------------------------
 
@@ -270,7 +275,8 @@ help:  ## list these targets
 
 .PHONY: all stage0 stage1 stage2 stage3 FORCE demo diff-stage1 diff-stage2 diff-stage3 nat-lab nat-lab-down \
         test build-tests need-cmocka test-common $(UNIT_TESTS:%=run-%) test-walkthrough test-faults \
-        test-syscalls test-mutants test-platforms test-emulated test-as-on-macos test-repeat test-valgrind test-nat test-browser test-real fuzz soak \
-        bench bench-far bench-peers bench-growth bench-idle bench-syscalls coverage coverage-report lint install uninstall clean help
+        test-syscalls test-mutants test-platforms test-emulated test-as-on-macos test-repeat test-valgrind test-nat \
+        test-browser test-real test-deploy fuzz soak bench bench-far bench-peers bench-growth bench-idle \
+        bench-syscalls coverage coverage-report lint install uninstall clean help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
