@@ -149,7 +149,8 @@ class Hosts:
                 length = "128" if ":" in address else "32"
                 output("ip", "-n", host, "addr", "add", f"{address}/{length}", "dev", "eth0", *["nodad"] * (":" in address))
             output("ip", "-n", host, "link", "set", "eth0", "up")
-            output("ip", "-n", host, "route", "add", "default", "dev", "eth0")
+            for family in ("-4", "-6"):
+                output("ip", family, "-n", host, "route", "add", "default", "dev", "eth0")
 
     def __exit__(self, *_):
         for name in [*self.addresses, "wire"]:
