@@ -254,7 +254,7 @@ lint: build/page.inc  ## clang-format, clang-tidy, cppcheck, shellcheck
 
 PREFIX = /usr/local
 
-install: stage3  ## stage 3 as ngrok--d (server) and ngrok-- (client), with units and man pages, to PREFIX
+install: stage3  ## stage 3 as ngrok--d (server) and ngrok-- (client), to PREFIX
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 755 $(OUT)stage3-local/server $(DESTDIR)$(PREFIX)/bin/ngrok--d
 	install -m 755 $(OUT)stage3-local/client $(DESTDIR)$(PREFIX)/bin/ngrok--

@@ -44,7 +44,7 @@ class Block:
         self.at, self.chapter = at, chapter
 
     def file(self):
-        found = re.fullmatch(r"\*\*`([\w./-]+)`\*\*.*", self.label)
+        found = re.fullmatch(r"\*\*`([\w./@-]+)`\*\*.*", self.label)
         return found and found[1]
 
     def terminal(self):
