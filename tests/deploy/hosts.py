@@ -44,7 +44,7 @@ VERSIONS = {  # how each program tells its version
     "caddy": "caddy version", "nginx": "nginx -v", "haproxy": "haproxy -v", "nft": "nft --version",
     "stunnel4": "stunnel4 -version", "ssh": "ssh -V", "systemd-nspawn": "systemd-nspawn --version",
     "systemd-analyze": "systemd-analyze --version", "mandoc": "dpkg-query -W -f ${Version} mandoc",
-    "curl": "curl --version", "openssl": "openssl version",
+    "curl": "curl --version", "openssl": "openssl version", "chisel": "chisel --version", "iperf3": "iperf3 --version",
 }  # fmt: skip
 
 

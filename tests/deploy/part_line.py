@@ -7,6 +7,7 @@ import importlib.machinery
 import importlib.util
 import os
 import re
+import shutil
 import socket
 import threading
 import time
@@ -138,7 +139,7 @@ def rebooted(nat, lab, what, ends):
 
 def key(scratch, name):
     path = f"{scratch}/{name}.key"
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(f"ngrok--:{os.urandom(32).hex()}\n")
     return path
 
@@ -196,18 +197,24 @@ def ssh_command():
     return found[0].replace("\\\n", " ").split()
 
 
-def by_ssh(nat, lab, scratch):
+def sshd_files(scratch):
+    """An sshd of our own that lets one key in: its configuration, and what ssh needs to come in."""
     need("ssh", "sshd", "ssh-keygen", "mandoc")
     for name in ("host", "user"):
-        output("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{scratch}/{name}")
+        if not os.path.exists(f"{scratch}/{name}"):
+            output("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{scratch}/{name}")
     with open(f"{scratch}/sshd.conf", "w") as file:
         file.write(f"""Port 22\nHostKey {scratch}/host\nAuthorizedKeysFile {scratch}/user.pub\nStrictModes no\nUsePAM no
 PasswordAuthentication no\nPermitRootLogin yes\nPidFile none\n""")
     os.makedirs("/run/sshd", mode=0o755, exist_ok=True)  # sshd insists on it
     here = ["-F", "none", "-i", f"{scratch}/user", "-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={scratch}/known"]
+    return [shutil.which("sshd"), "-D", "-e", "-f", f"{scratch}/sshd.conf"], here
+
+
+def by_ssh(nat, lab, scratch):
+    sshd, here = sshd_files(scratch)
     command = [f"root@{nat.SERVER}" if word == "server.example.org" else word for word in ssh_command()]
-    sshd = output("sh", "-c", "command -v sshd").strip()
-    with Program(scratch, *lab.command("internet", sshd, "-D", "-e", "-f", f"{scratch}/sshd.conf")):
+    with Program(scratch, *lab.command("internet", *sshd)):
         await_(lambda: listens(lab, "internet", 22), 10, "sshd to listen")
         with Program(scratch, *lab.command("home", command[0], *here, *command[1:])) as line:
             await_(lambda: line.process.poll() is not None or listens(lab, "home", 60625), 10, "ssh to listen")
