@@ -406,7 +406,7 @@ int main(int argc, char **argv)
     struct client client = {0};
     struct usage usage = {"client", about, OPT_CONTROL_PORT | OPT_HEARTBEAT, "LOCAL [SERVER]"};
     usage.known |= OPT_PROXY_PORT;
-    usage.known |= OPT_DRAIN | OPT_SECRET_FILE;
+    usage.known |= OPT_DRAIN | OPT_SECRET_FILE | OPT_PROXY_PROTOCOL;
     int status = options_parse(&client.options, &usage, argc, argv);
     const char *server = client.options.arguments[1] != NULL ? client.options.arguments[1] : "localhost";
     const char *local = client.options.arguments[0];
