@@ -51,7 +51,7 @@ VERSIONS = {  # how each program tells its version
 def need(*programs):
     for program in programs:
         if not shutil.which(program):
-            raise Skip(f"needs {program}")
+            raise Skip(f"needs {program}: apt-get install $(cat tests/deploy/packages) has it")
         if program in VERSIONS and program not in tested_with:
             with contextlib.suppress(OSError):
                 said = subprocess.run(VERSIONS[program].split(), capture_output=True, text=True)

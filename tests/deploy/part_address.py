@@ -43,8 +43,8 @@ def run():
     need("curl", "nginx", "haproxy")
     with folder() as scratch, Hosts(front=f"{FRONT} 2001:db8:1::1", home=HOME, user=" ".join(USERS)) as net:
         log, config = f"{scratch}/access.log", f"{scratch}/haproxy.cfg"
-        app = f"""log_format believed "user=$remote_addr port=$proxy_protocol_server_port"; access_log {log} believed;
-            server {{ listen 127.0.0.1:8080 proxy_protocol; set_real_ip_from 127.0.0.1; real_ip_header proxy_protocol;
+        app = f"""log_format believed "user=$remote_addr port=$proxy_protocol_server_port";
+            server {{ listen 127.0.0.1:8080 proxy_protocol; access_log {log} believed; set_real_ip_from 127.0.0.1; real_ip_header proxy_protocol;
             location / {{ return 200 $remote_addr; }} }}"""
         with nginx(net, "home", scratch, "app", app):
             net.await_open("home", "127.0.0.1", 8080)
