@@ -1,5 +1,5 @@
 """Users: load.py URL SECONDS USERS. Each asks, reads the answer and asks again, over a connection of its own each time.
-Prints a line for each request: when it began, how long it took (s), and the status of the answer, or what went wrong."""
+Prints a line for each request: which user it was, when it began, how long it took (s), and the status of the answer, or what went wrong."""
 import sys
 import threading
 import time
@@ -9,7 +9,7 @@ url, seconds, users = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
 end = time.time() + seconds
 
 
-def user():
+def user(number):
     while (begun := time.time()) < end:
         try:
             with urllib.request.urlopen(url, timeout=10) as answer:
@@ -17,9 +17,9 @@ def user():
                 came = str(answer.status)
         except OSError as why:
             came = str(why).replace(" ", "-") or type(why).__name__
-        print(f"{begun:.3f} {time.time() - begun:.3f} {came}\n", end="", flush=True)
+        print(f"{number} {begun:.3f} {time.time() - begun:.3f} {came}\n", end="", flush=True)
 
 
-threads = [threading.Thread(target=user) for _ in range(users)]
+threads = [threading.Thread(target=user, args=(number,)) for number in range(users)]
 for thread in threads:
     thread.start()

@@ -8,18 +8,24 @@ import time
 from hosts import CLIENT, HERE, SERVER, Hosts, Program, await_, check, configured, folder, need, options_in, output
 
 ONE, TWO, FRONT, HOME, USER = "192.0.2.1", "192.0.2.2", "198.51.100.1", "203.0.113.2", "192.0.2.77"
+USERS = 8
 
 
 class Load:
     """Eight users who ask again and again, and what has come of each request."""
 
     def __init__(self, net, scratch):
-        command = net.on("user", sys.executable, f"{HERE}/load.py", f"http://{FRONT}/slow", 600, 8)
+        command = net.on("user", sys.executable, f"{HERE}/load.py", f"http://{FRONT}/slow", 600, USERS)
         self.program = Program(scratch, *command)
 
     def requests(self):
         lines = [line.split() for line in self.program.said().splitlines()]
-        return [(float(begun), float(took), came) for begun, took, came in (line for line in lines if len(line) == 3)]
+        return [(float(begun), float(took), came) for _, begun, took, came in (line for line in lines if len(line) == 4)]
+
+    def all_users_have_asked_since(self, moment):
+        """And have had their answers: then there is nobody who still waits for one that was asked for before."""
+        lines = [line.split() for line in self.program.said().splitlines()]
+        return len({line[0] for line in lines if len(line) == 4 and float(line[1]) > moment}) == USERS
 
     def __enter__(self):
         self.program.__enter__()
@@ -42,13 +48,14 @@ def gone_and_back(load, what, server, other, gone, back):
     before = time.time()
     gone()
     after = time.time()
-    # Those who ask from now on: enough of them, and one that began after the checks must have noticed.
-    await_(lambda: any(begun > after + 3 for begun, _, _ in load.requests()), 20, "users to go on")
+    await_(lambda: load.all_users_have_asked_since(after + 4), 30, "users to go on")
     new = load.since(after)
     slowest = max(took for _, took, _ in new)
+    later = max(took for begun, took, _ in new if begun > after + 3)
     lost = [came for _, _, came in new if came != "200"]
     check(not lost, f"{what}: none of {len(new)} new requests is lost", ", ".join(set(lost)))
     check(slowest < 2, f"{what}: each is answered within 2 s", f"the slowest after {slowest:.2f} s")
+    check(later < 0.8, f"{what}: after 3 s the checks have noticed, and nobody feels it", f"{later:.2f} s")
     seen = users_of(other)
     await_(lambda: users_of(other) > seen, 5, "users to come to the other server")
     back()
