@@ -41,6 +41,9 @@ def places(dest):
     missing = [name for name in examples if not any(path.endswith(f"/{name}") for path in there)]
     check(not missing, "every file of deploy/ is installed", " ".join(missing))
     check(os.stat(f"{dest}/usr/local/bin/ngrok--").st_mode & stat.S_IXOTH, "the programs may be run by everybody")
+    readme = read(f"{TOP}/README.md")
+    unnamed = [name for name in examples if f"](stage3-local/deploy/{name})" not in readme]
+    check(not unnamed, "README's table leads to each of them", " ".join(unnamed))
     make("install", dest)
     check(files(dest) == there, "a second time changes nothing")
 
