@@ -187,7 +187,8 @@ static void open_proxies(void *owner)
 {
     struct client *client = owner;
 
-    while (client->owed > 0 && !timer_is_running(&client->pause) && has_room_for_proxy(client)) {
+    while (client->welcomed && client->owed > 0 && !timer_is_running(&client->pause) &&
+           has_room_for_proxy(client)) {
         struct proxy *proxy = calloc(1, sizeof *proxy);
 
         if (proxy == NULL) {

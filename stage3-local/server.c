@@ -64,8 +64,8 @@ static bool start_proxy(struct server *server, int proxy, int user)
     if (!sock_heard_lately(proxy, server->options.heartbeat_ms) ||
         sock_send_line(proxy, "start %s %s", peer.address, peer.port) != 0)
         return false;
-    sock_keepalive(proxy,
-                   KEEPALIVE_MS); /* what a spare has is too quick for a line that fails for a moment */
+    /* A spare's was quick, to find out whether it lives. Now a line that fails for a moment is to be forgiven. */
+    sock_keepalive(proxy, KEEPALIVE_MS);
     return true;
 }
 
