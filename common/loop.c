@@ -175,8 +175,8 @@ uint64_t loop_now_ms(const struct loop *loop)
 
 /* --- Signals --- */
 
-static int
-    signal_pipe[2]; /* global, since a handler gets nothing but the signal's number: of the newest loop */
+/* Global, since a handler gets nothing but the signal's number. It is the newest loop's. */
+static int signal_pipe[2];
 
 static void tell_loop(int number)
 {

@@ -61,6 +61,16 @@ enum pumped pump_turn(struct pump *pump, struct buckets *buckets, int source, in
     return result;
 }
 
+bool pump_is_stuck(struct pump *pump, uint64_t under_way, int times)
+{
+    uint32_t arrived = (uint32_t)(pump->moved - under_way);
+
+    if (arrived != pump->arrived)
+        pump->in_vain = 0;
+    pump->arrived = arrived;
+    return pump->in_vain++ >= times;
+}
+
 void pump_end(struct pump *pump, struct buckets *buckets)
 {
     give_bucket_back(pump, buckets);

@@ -21,8 +21,11 @@ enum pump_state { FILLING, DRAINING, ENDED };
 struct pump {
     struct bucket *bucket; /* NULL unless it is draining */
     uint64_t moved;        /* bytes so far */
-    bool many;             /* the last turn moved many bytes: so will the next one, most likely */
-    uint8_t state;         /* enum pump_state */
+    uint32_t
+        arrived; /* of them, when pump_is_stuck was last asked: the low bits, which do for a comparison */
+    uint16_t in_vain; /* so often it has been asked since more had arrived */
+    bool many;        /* the last turn moved many bytes: so will the next one, most likely */
+    uint8_t state;    /* enum pump_state */
 };
 
 /* What came of a turn. After all but the first it is for the caller to end the pump. */
@@ -37,6 +40,9 @@ enum pumped {
 /* One turn: takes in what has come from source, and sends it to sink as far as it goes. If there is more, the loop tells
  * of it again. Both descriptors must not block; they stay the caller's. */
 enum pumped pump_turn(struct pump *pump, struct buckets *buckets, int source, int sink);
+/* To be asked now and then, with the bytes that have left the pump but not arrived at the sink yet. Whether nothing more has
+ * arrived there the last so many times. */
+bool pump_is_stuck(struct pump *pump, uint64_t under_way, int times);
 /* No more turns. What is still in flight is lost. */
 void pump_end(struct pump *pump, struct buckets *buckets);
 

@@ -25,7 +25,8 @@
 
 enum {
     LOOK_AFTER_MS = 50, /* between two looks at relays that are leaving */
-    STUCK_MS = 60000,   /* one that is leaving and makes no progress for so long is closed */
+    STUCK_LOOKS = 1200, /* so many without progress, a minute's, and it is closed */
+    NO_END = -1,        /* in the place of the right one: an echo */
 };
 
 struct relay {
@@ -35,10 +36,8 @@ struct relay {
     struct pump pumps[2]; /* pump i's source is end i */
     uint64_t joined_ms;
     unsigned number;
-    bool echo;           /* end 0 is also the sink of pump 0; there is no end 1 */
-    bool broken[2];      /* ends */
-    uint64_t arrived;    /* bytes, at the last look, since it is leaving */
-    uint64_t arrived_ms; /* when the last of them had */
+    bool echo;      /* end 0 is also the sink of pump 0; there is no end 1 */
+    bool broken[2]; /* ends */
 };
 
 /* The pump's sink. Also: the pump that feeds this end. */
@@ -108,15 +107,12 @@ static void finish(struct relay *relay)
 
 /* --- Leaving --- */
 
+/* One end is broken. The pump that it feeds may still have something to deliver. */
 static void look_at(struct relay *relay)
 {
-    uint64_t now_ms = loop_now_ms(relay->relays->loop);
-    uint64_t arrived = relay->pumps[0].moved + relay->pumps[1].moved - bytes_under_way(relay);
+    struct pump *pump = &relay->pumps[relay->broken[0] ? 0 : 1];
 
-    if (arrived != relay->arrived)
-        relay->arrived_ms = now_ms;
-    relay->arrived = arrived;
-    if (is_done(relay) || now_ms > relay->arrived_ms + STUCK_MS)
+    if (is_done(relay) || pump_is_stuck(pump, bytes_under_way(relay), STUCK_LOOKS))
         finish(relay);
 }
 
@@ -137,7 +133,6 @@ static void leave(struct relay *relay)
 {
     struct relays *relays = relay->relays;
 
-    relay->arrived_ms = loop_now_ms(relays->loop);
     list_remove(&relay->place);
     list_append(&relays->leaving, &relay->place);
     if (!timer_is_running(&relays->timer))
@@ -240,21 +235,20 @@ static void on_right_ready(void *owner, unsigned ready)
 
 /* --- Joining --- */
 
-/* right is -1 for an echo. */
-static int join(struct relays *relays, int left, int right, unsigned number)
+int relay_join(struct relays *relays, int left, int right, unsigned number)
 {
     struct relay *relay = calloc(1, sizeof *relay);
 
     if (relay == NULL ||
         watch_start(relays->loop, &relay->ends[0], left, WATCH_READ, on_left_ready, relay) != 0 ||
-        (right >= 0 &&
+        (right != NO_END &&
          watch_start(relays->loop, &relay->ends[1], right, WATCH_READ, on_right_ready, relay) != 0)) {
         complain("cannot join two connections: %s", errno_text());
         if (relay != NULL)
             watch_stop(relays->loop, &relay->ends[0]);
         free(relay);
         close(left);
-        if (right >= 0)
+        if (right != NO_END)
             close(right);
         return -1;
     }
@@ -263,22 +257,17 @@ static int join(struct relays *relays, int left, int right, unsigned number)
     relay->joined_ms = loop_now_ms(relays->loop);
     list_append(&relays->joined, &relay->place);
     relays->count++;
-    if (right < 0) {
+    if (right == NO_END) {
         relay->echo = true;
-        relay->ends[1].fd = -1;
+        relay->ends[1].fd = NO_END;
         relay->pumps[1].state = ENDED;
     }
     return 0;
 }
 
-int relay_join(struct relays *relays, int left, int right, unsigned number)
-{
-    return join(relays, left, right, number);
-}
-
 int relay_echo(struct relays *relays, int fd, unsigned number)
 {
-    return join(relays, fd, -1, number);
+    return relay_join(relays, fd, NO_END, number);
 }
 
 /* --- All of them --- */
