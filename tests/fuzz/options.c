@@ -6,6 +6,7 @@
  */
 #include "../../common/options.h"
 
+#include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,15 +20,17 @@ static const struct program {
     unsigned known;
     int listen_port;
 } programs[] = {
-    {"server", "", OPT_LISTEN_PORT, 54287},
+    {"server", "", OPT_LISTEN_PORT | OPT_BIND, 54287},
     {"client", "[TARGET]", OPT_LISTEN_PORT, 54286},
     {"client", "[SERVER]", OPT_CONTROL_PORT | OPT_HEARTBEAT | OPT_COUNT, 0},
     {"server", "",
      OPT_CONTROL_PORT | OPT_BIND | OPT_HEARTBEAT | OPT_PUBLIC_PORT | OPT_PROXY_PORT | OPT_WAIT | OPT_SPARES |
-         OPT_DRAIN | OPT_SECRET_FILE,
+         OPT_DRAIN | OPT_SECRET_FILE | OPT_CONGESTION,
      0},
     {"client", "LOCAL [SERVER]",
-     OPT_CONTROL_PORT | OPT_HEARTBEAT | OPT_PROXY_PORT | OPT_DRAIN | OPT_SECRET_FILE, 0},
+     OPT_CONTROL_PORT | OPT_HEARTBEAT | OPT_PROXY_PORT | OPT_DRAIN | OPT_SECRET_FILE | OPT_CONGESTION |
+         OPT_PROXY_PROTOCOL,
+     0},
 };
 
 /* Cuts the input into strings. Returns how many. */
@@ -45,18 +48,24 @@ static int split(const uint8_t *data, size_t size, char *words[WORDS])
     return count;
 }
 
-static bool is_port(int port)
+static void check_endpoint(const struct endpoint *where, const char *bind)
 {
-    return port >= 0 && port <= 65535;
+    if (where->port < 0 || where->port > 65535)
+        finding("a port that can't be one: %d", where->port);
+    if (memchr(where->address, '\0', sizeof where->address) == NULL)
+        finding("an address without an end");
+    if (where->address[0] == '\0' && bind != NULL)
+        finding("%s has no address, in spite of --bind", where->option);
 }
 
 static void check_options(const struct options *options)
 {
     const int most_ms = 86400 * 1000;
 
-    if (!is_port(options->listen_port) || !is_port(options->control_port) || !is_port(options->public_port) ||
-        !is_port(options->proxy_port))
-        finding("a port that can't be one");
+    check_endpoint(&options->listen, options->bind);
+    check_endpoint(&options->control, options->bind);
+    check_endpoint(&options->public, options->bind);
+    check_endpoint(&options->proxy, options->bind);
     if (options->heartbeat_ms < 10 || options->heartbeat_ms > most_ms || options->wait_ms < 1 ||
         options->wait_ms > most_ms || options->drain_ms < 0 || options->drain_ms > most_ms)
         finding("a time that can't be one: %d, %d, %d ms", options->heartbeat_ms, options->wait_ms,
@@ -95,13 +104,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     world.secret_file_size = world.secret_file != NULL ? strlen(world.secret_file) : 0;
 
     descriptors_remember();
-    options.listen_port = program->listen_port;
-    int status = options_parse(&options, program->name, argc, argv, program->known, program->usage);
+    options.listen.port = program->listen_port;
+    struct usage usage = {program->name, "Does something.", program->known, program->usage};
+    optind = 0; /* a program parses once; have getopt_long start over */
+    int status = options_parse(&options, &usage, argc, argv);
     if (status < OPTIONS_OK || status > 2)
         finding("status %d", status);
     if (status == OPTIONS_OK) {
         check_options(&options);
         check_word(options.bind, argv, argc);
+        check_word(options.congestion, argv, argc);
         check_word(options.arguments[0], argv, argc);
         check_word(options.arguments[1], argv, argc);
         if (program->usage[0] == 'L' && options.arguments[0] == NULL)

@@ -34,7 +34,7 @@ enum { PEERS = 16, PERIOD = 13, BULK = 200000, FEWER = 1000, LATE_MS = 5000, SET
 
 enum kind { NOBODY, CONTROL, USER, PROXY };
 
-struct peer {
+struct player {
     enum kind kind;
     int fd; /* -1: closed */
     bool ended, reset, strange;
@@ -42,14 +42,15 @@ struct peer {
     size_t said;    /* bytes of what is right */
     size_t line;    /* bytes of it that are the first line; the rest is payload */
     size_t heard;   /* bytes; of a proxy connection without the `start` */
-    size_t started; /* bytes of the `start` */
+    int port;       /* its own */
+    bool started;   /* has heard the `start` */
     int partner;    /* whose bytes were heard; -1: nobody's yet */
     char first_line[160], said_to_us[160];
 };
 
 struct run {
     struct server server;
-    struct peer peers[PEERS];
+    struct player peers[PEERS];
     const uint8_t *script, *script_end;
     enum { PLAYING, SETTLING, LEAVING, OVER } phase;
     struct timespec late;
@@ -74,9 +75,9 @@ static const char *payload(int peer, size_t at)
 
 static void hear_payload(struct run *run, int number, const char *bytes, size_t count)
 {
-    struct peer *peer = &run->peers[number];
+    struct player *peer = &run->peers[number];
     int from = (uint8_t)bytes[0] >> 4;
-    struct peer *partner = &run->peers[from];
+    struct player *partner = &run->peers[from];
 
     if (peer->partner < 0)
         peer->partner = from;
@@ -90,7 +91,42 @@ static void hear_payload(struct run *run, int number, const char *bytes, size_t 
         finding("peer %d got more than peer %d said", number, from);
 }
 
-static void hear_line(struct peer *peer, char byte)
+/* welcome TOKEN PORT: 0 from a server that stops, where users come no longer */
+static bool is_welcome(const char *line)
+{
+    char token[TOKEN_SIZE], rest;
+    int port;
+
+    return sscanf(line, "welcome %32s %d%c", token, &port, &rest) == 2 && token_is_valid(token) &&
+           port >= 0 && port < 65536;
+}
+
+/* start ADDRESS PORT: of a user that there is, or was */
+static void hear_start(struct run *run, struct player *peer, char byte)
+{
+    char rest;
+    int port = 0;
+    bool known = false;
+
+    if (peer->heard == sizeof peer->said_to_us - 1)
+        finding("a proxy connection was told something else than `start`");
+    peer->said_to_us[peer->heard++] = byte;
+    if (byte != '\n')
+        return;
+    peer->said_to_us[peer->heard - 1] = '\0';
+    peer->heard = 0;
+    peer->started = true;
+    if (strcmp(peer->said_to_us, "start unknown 0") == 0)
+        return; /* it was gone by then */
+    if (sscanf(peer->said_to_us, "start 127.0.0.1 %d%c", &port, &rest) != 1)
+        finding("a proxy connection was told \"%s\"", peer->said_to_us);
+    for (int i = 0; i < PEERS; i++)
+        known = known || (run->peers[i].kind == USER && run->peers[i].port == port);
+    if (!known)
+        finding("a proxy connection was told of a user that there never was: \"%s\"", peer->said_to_us);
+}
+
+static void hear_line(struct player *peer, char byte)
 {
     static const char *const known[] = {"pong", "create_proxy", "busy", "denied"};
 
@@ -101,7 +137,7 @@ static void hear_line(struct peer *peer, char byte)
         return;
     peer->said_to_us[peer->heard - 1] = '\0';
     peer->heard = 0;
-    if (strncmp(peer->said_to_us, "welcome ", 8) == 0 && token_is_valid(peer->said_to_us + 8)) {
+    if (is_welcome(peer->said_to_us)) {
         if (secret[0] != '\0' && (peer->strange || peer->said < peer->line))
             finding("a stranger is welcome");
         return;
@@ -114,16 +150,15 @@ static void hear_line(struct peer *peer, char byte)
 
 static void hear(struct run *run, int number, const char *bytes, size_t count)
 {
-    struct peer *peer = &run->peers[number];
+    struct player *peer = &run->peers[number];
     size_t i = 0;
 
     if (peer->kind == PROXY && (peer->strange || peer->said < peer->line))
         finding("a stranger was told something on the proxy port");
     for (; peer->kind == CONTROL && i < count; i++)
         hear_line(peer, bytes[i]);
-    for (; peer->kind == PROXY && peer->started < strlen("start\n") && i < count; i++)
-        if (bytes[i] != "start\n"[peer->started++])
-            finding("a proxy connection was told something else than `start`");
+    for (; peer->kind == PROXY && !peer->started && i < count; i++)
+        hear_start(run, peer, bytes[i]);
     if (i < count)
         hear_payload(run, number, bytes + i, count - i);
 }
@@ -131,7 +166,7 @@ static void hear(struct run *run, int number, const char *bytes, size_t count)
 /* Returns whether there was anything. */
 static bool read_all(struct run *run, int number)
 {
-    struct peer *peer = &run->peers[number];
+    struct player *peer = &run->peers[number];
     static char bytes[1 << 16];
     ssize_t count;
     bool any = false;
@@ -153,29 +188,33 @@ static void open_peer(struct run *run, int number, enum kind kind)
     const struct listener *listeners[] = {NULL, &run->server.control, &run->server.public,
                                           &run->server.proxy};
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    struct peer *peer = &run->peers[number];
+    struct player *peer = &run->peers[number];
 
     if (peer->kind != NOBODY || listeners[kind]->port == 0)
         return;
     address.sin_port = htons((uint16_t)listeners[kind]->port);
-    *peer = (struct peer){.kind = kind, .partner = -1, .fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+    *peer =
+        (struct player){.kind = kind, .partner = -1, .fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
     if (peer->fd < 0 || connect(peer->fd, (struct sockaddr *)&address, sizeof address) != 0)
         finding("a port that does not let in: %s", errno_text());
     sock_tune(peer->fd); /* what is said arrives at once, before the next step */
+    socklen_t size = sizeof address;
+    (void)getsockname(peer->fd, (struct sockaddr *)&address, &size);
+    peer->port = ntohs(address.sin_port);
     if (kind != USER)
         peer->line = (size_t)snprintf(
             peer->first_line, sizeof peer->first_line, "%s%s%s\n", kind == CONTROL ? "hello" : "proxy",
             kind == PROXY || secret[0] != '\0' ? " " : "", kind == PROXY ? run->server.token : secret);
 }
 
-static void close_peer(struct peer *peer)
+static void close_peer(struct player *peer)
 {
     if (peer->kind != NOBODY && peer->fd >= 0)
         close(peer->fd);
     peer->fd = -1;
 }
 
-static void reset_peer(struct peer *peer)
+static void reset_peer(struct player *peer)
 {
     if (peer->kind == NOBODY || peer->fd < 0)
         return;
@@ -184,13 +223,13 @@ static void reset_peer(struct peer *peer)
     close_peer(peer);
 }
 
-static bool can_speak(const struct peer *peer)
+static bool can_speak(const struct player *peer)
 {
     return peer->kind != NOBODY && peer->fd >= 0 && !peer->ended;
 }
 
 /* Its token is worth something only as long as the server means the same client by it. */
-static void note_worth(const struct run *run, struct peer *peer)
+static void note_worth(const struct run *run, struct player *peer)
 {
     if (peer->kind == PROXY && peer->said < peer->line &&
         (!run->server.has_client ||
@@ -200,7 +239,7 @@ static void note_worth(const struct run *run, struct peer *peer)
 
 static void say_right(struct run *run, int number, size_t size)
 {
-    struct peer *peer = &run->peers[number];
+    struct player *peer = &run->peers[number];
     static char bytes[BULK];
 
     if (!can_speak(peer))
@@ -219,7 +258,7 @@ static void say_right(struct run *run, int number, size_t size)
 
 static void say_line(struct run *run, int number)
 {
-    struct peer *peer = &run->peers[number];
+    struct player *peer = &run->peers[number];
 
     say_right(run, number, peer->said < peer->line ? peer->line - peer->said : 5);
 }
@@ -227,7 +266,7 @@ static void say_line(struct run *run, int number)
 /* Who is joined already is no stranger any more: what it says is the other's business. */
 static void say_wrong(struct run *run, int number, const uint8_t *bytes, size_t size)
 {
-    struct peer *peer = &run->peers[number];
+    struct player *peer = &run->peers[number];
 
     if (!can_speak(peer) || size == 0)
         return;
@@ -249,7 +288,7 @@ static unsigned take(struct run *run, unsigned bits)
 
 static void do_as_peer(struct run *run, char what, int number)
 {
-    struct peer *peer = &run->peers[number];
+    struct player *peer = &run->peers[number];
     size_t size;
 
     switch (what) {
@@ -299,20 +338,19 @@ static void check_books(const struct server *server)
     if (server->has_client != server->client.watch.active)
         finding("the client is %s",
                 server->has_client ? "there, but not listened to" : "gone, but not closed");
-    if (!server->has_client && (server->proxies.count > 0 || server->to_ask > 0))
+    if (!server->has_client && server->proxies.count > 0)
         finding("proxy connections of nobody");
-    if (server->to_ask < 0 || server->newcomers.count < 0 || server->relays.count < 0 ||
+    if (server->newcomers.count < 0 || server->relays.count < 0 ||
         server->newcomers.count > server->newcomers.most)
-        finding("counted wrong: %d to ask for, %d newcomers, %d pairs", server->to_ask,
-                server->newcomers.count, server->relays.count);
+        finding("counted wrong: %d newcomers, %d pairs", server->newcomers.count, server->relays.count);
     if (server->stopping && server->users.count + server->relays.count == 0)
         finding("stopping, without users, but still there");
 }
 
 /* Has this peer got all that its partner said, and the end too? */
-static bool has_all(const struct run *run, const struct peer *peer)
+static bool has_all(const struct run *run, const struct player *peer)
 {
-    const struct peer *partner = &run->peers[peer->partner < 0 ? 0 : peer->partner];
+    const struct player *partner = &run->peers[peer->partner < 0 ? 0 : peer->partner];
 
     if (peer->partner < 0 || peer->fd < 0)
         return true;
@@ -385,9 +423,8 @@ static void leave(struct run *run)
         wait_a_little(run);
         return;
     }
-    if (server->relays.open_pipes != server->relays.pooled_pipes)
-        finding("%d pipes, of which %d are in the pool", server->relays.open_pipes,
-                server->relays.pooled_pipes);
+    if (server->relays.buckets.pipes > server->relays.buckets.kept)
+        finding("%d pipes, in %d buckets", server->relays.buckets.pipes, server->relays.buckets.kept);
     run->phase = OVER;
     loop_stop(server->loop, 0);
 }
@@ -417,7 +454,9 @@ static void open_run(struct run *run, unsigned settings)
         token_make(secret);
     else
         secret[0] = '\0';
-    *options = (struct options){.bind = "127.0.0.1",
+    *options = (struct options){.control.address = "127.0.0.1",
+                                .public.address = "127.0.0.1",
+                                .proxy.address = "127.0.0.1",
                                 .heartbeat_ms = (settings & 64) ? 100 : 5000,
                                 .wait_ms = (settings & 32) ? 50 : 10000,
                                 .spares = (settings & 2) ? 2 : 0,
@@ -427,7 +466,7 @@ static void open_run(struct run *run, unsigned settings)
     if (open_server(&run->server) != 0)
         finding("the server does not start");
     if (settings & 4)
-        run->server.relays.most_pipes = 1;
+        run->server.relays.buckets.most_pipes = 1;
     if (settings & 8)
         run->server.newcomers.most = 3;
     world = (struct world){.on_idle = on_idle, .owner = run, .send_most = (settings & 16) ? 64 : 0};
@@ -451,8 +490,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             run.server.proxies.count !=
         0)
         finding("closed, and not all are gone");
-    if (run.server.relays.open_pipes != 0)
-        finding("%d pipes are left", run.server.relays.open_pipes);
+    if (run.server.relays.buckets.pipes != 0)
+        finding("%d pipes are left", run.server.relays.buckets.pipes);
     for (int i = 0; i < PEERS; i++)
         reset_peer(&run.peers[i]);
     descriptors_check();
