@@ -176,17 +176,7 @@ static void test_so_it_is_among_many_bytes__and_its_error_is_not_lost(void **sta
     expect_the_reset(true);
 }
 
-/* Sends until there is no room at the sink any more. */
-static size_t fill_sink(void)
-{
-    size_t sum = 0;
-
-    for (ssize_t count; (count = send(to.ours, pattern(), MEGA, 0)) > 0; expect_rest())
-        sum += (size_t)count;
-    return sum;
-}
-
-/* Takes that away again. */
+/* Takes away what fills it. */
 static void empty_sink(size_t size)
 {
     static char bytes[MEGA];
@@ -199,7 +189,7 @@ static void empty_sink(size_t size)
 
 static void wait_for_room(bool many)
 {
-    size_t size = fill_sink();
+    size_t size = fill_room(to.ours, to.peer);
 
     come(10000);
     assert_int_equal(fill(many), 10000);

@@ -2,11 +2,9 @@
 #include "unit.h"
 
 #include <errno.h>
-#include <linux/sockios.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -402,42 +400,11 @@ static void test_too_long_a_line_is_not_sent(void **state)
     hush(listener);
 }
 
-/* FIONREAD: bytes that have come and that nobody has taken. SIOCOUTQ: those sent and not acknowledged. tcp(7) */
-static size_t bytes_in_kernel(int fd, unsigned long which)
-{
-    int bytes = 0;
-
-    assert_int_equal(ioctl(fd, which, &bytes), 0);
-    return (size_t)bytes;
-}
-
-/* Fills the kernel's room for what is sent. Returns with how many bytes. */
-static size_t fill_room(struct listener *listener)
-{
-    static const char bytes[65536];
-    size_t sum = 0;
-    int room = 100000; /* asked for, it grows no more: tcp(7) */
-
-    setsockopt(listener->conn.watch.fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
-    setsockopt(listener->peer, SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
-    for (ssize_t before = -1; before != (ssize_t)sum;) {
-        ssize_t count;
-
-        before = (ssize_t)sum;
-        while ((count = send(listener->conn.watch.fd, bytes, sizeof bytes, MSG_NOSIGNAL)) > 0)
-            sum += (size_t)count;
-        eventually(bytes_in_kernel(listener->peer, FIONREAD) +
-                       bytes_in_kernel(listener->conn.watch.fd, SIOCOUTQ) ==
-                   sum);
-    }
-    return sum;
-}
-
 static void test_where_there_is_no_room_a_line_is_not_sent_and_later_there_is_room_again(void **state)
 {
     struct listener *listener = listen_for(0);
     static char bytes[65536];
-    size_t size = fill_room(listener);
+    size_t size = fill_room(listener->conn.watch.fd, listener->peer);
 
     (void)state;
     assert_int_equal(line_send(&listener->conn, "kept"), 0);
@@ -492,7 +459,7 @@ static void test_lines_are_received_while_there_is_no_room_to_send(void **state)
     struct listener *listener = listen_for(0);
 
     (void)state;
-    fill_room(listener);
+    fill_room(listener->conn.watch.fd, listener->peer);
     assert_int_equal(line_send(&listener->conn, "pong"), 0);
     tell(listener->peer, "ping\n");
     eventually(listener->lines == 1);
@@ -504,7 +471,7 @@ static void test_that_the_peer_is_gone_is_told_even_if_there_was_no_room(void **
     struct listener *listener = listen_for(0);
 
     (void)state;
-    fill_room(listener);
+    fill_room(listener->conn.watch.fd, listener->peer);
     assert_int_equal(line_send(&listener->conn, "pong"), 0);
     reset(listener->peer);
     eventually(listener->gone[0] != '\0');

@@ -53,17 +53,6 @@ static int bytes_at(int fd)
     return count > 0 ? (int)count : 0;
 }
 
-/* Sends until there is no room left, so that the pump's sink is full. */
-static size_t fill_sink(void)
-{
-    static const char bytes[65536];
-    size_t sum = 0;
-
-    for (ssize_t count; (count = send(to.ours, bytes, sizeof bytes, 0)) > 0; expect_rest())
-        sum += (size_t)count;
-    return sum;
-}
-
 static void empty_sink(size_t size)
 {
     static char bytes[65536];
@@ -126,7 +115,7 @@ static void test_a_reset_of_the_source_is_told(void **state)
 
 static void test_where_there_is_no_room_it_drains_and_reads_no_more(void **state)
 {
-    size_t size = fill_sink();
+    size_t size = fill_room(to.ours, to.peer);
 
     (void)state;
     tell(from.peer, "first");
@@ -150,7 +139,7 @@ static void test_where_there_is_no_room_it_drains_and_reads_no_more(void **state
 
 static void test_an_end_behind_bytes_that_found_no_room_waits_for_them(void **state)
 {
-    size_t size = fill_sink();
+    size_t size = fill_room(to.ours, to.peer);
 
     (void)state;
     tell(from.peer, "last");

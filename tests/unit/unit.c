@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -23,6 +24,7 @@
 #include <unistd.h>
 
 #include "../../common/limits.h"
+#include "../../common/os.h"
 #include "../../common/poller.h"
 #include "../../common/sock.h"
 
@@ -350,6 +352,33 @@ void tell_bytes(int fd, const void *bytes, size_t size)
 void tell(int fd, const char *text)
 {
     tell_bytes(fd, text, strlen(text));
+}
+
+/* FIONREAD: bytes that have come and that nobody has taken. */
+static size_t bytes_to_read(int fd)
+{
+    int bytes = 0;
+
+    assert_int_equal(ioctl(fd, FIONREAD, &bytes), 0);
+    return (size_t)bytes;
+}
+
+/* Until all is either acknowledged or not, none is on its way; then there may be room again. */
+size_t fill_room(int fd, int peer)
+{
+    static const char bytes[65536];
+    size_t sum = 0, before;
+    int room = 100000; /* asked for, it grows no more: tcp(7) */
+
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
+    setsockopt(peer, SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
+    do {
+        before = sum;
+        for (ssize_t count; (count = send(fd, bytes, sizeof bytes, 0)) > 0; sum += (size_t)count)
+            ;
+        eventually(bytes_to_read(peer) + (size_t)os_unacknowledged(fd) == sum);
+    } while (sum > before);
+    return sum;
 }
 
 void finish(int fd)

@@ -91,6 +91,8 @@ int connecting_to(const char *address, int port);
 /* Bytes to the other side. They must find room. */
 void tell(int fd, const char *text);
 void tell_bytes(int fd, const void *bytes, size_t size);
+/* Fills the kernel's room for what is sent from fd to peer, which does not read. Returns with how many bytes. */
+size_t fill_room(int fd, int peer);
 /* Ends the own direction. */
 void finish(int fd);
 /* Closes with a reset, as a program does that crashes. */
