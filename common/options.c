@@ -28,7 +28,8 @@ static const struct options defaults = {
     .log_level = LOG_NORMAL,
 };
 
-static const char a_port[] = "a number from 0 to 65535 (0: any free one), for a server also ADDRESS:PORT";
+static const char a_port[] =
+    "a number from 0 to 65535 (0: any free one), for a server also ADDRESS:PORT or [::1]:PORT";
 static const char a_number[] = "a whole number from 1";
 static const char seconds[] = "a number of seconds, up to a day";
 
@@ -154,13 +155,16 @@ static bool take_address(struct endpoint *where, const char *text, size_t length
     return true;
 }
 
-/* PORT or ADDRESS:PORT. Returns whether text is that. */
+/* PORT or ADDRESS:PORT. Returns whether text is that; ::1:80 is not, which could be an address as a whole. */
 static bool parse_endpoint(const char *text, struct endpoint *where)
 {
     const char *colon = strrchr(text, ':');
 
+    where->address[0] = '\0';
     if (colon == NULL)
         return parse_number(text, 65535, &where->port);
+    if (strchr(text, ':') != colon && colon[-1] != ']')
+        return false;
     return take_address(where, text, (size_t)(colon - text)) && parse_number(colon + 1, 65535, &where->port);
 }
 
@@ -296,6 +300,9 @@ int options_parse(struct options *options, const struct usage *usage, int argc, 
     int status = take_options(options, &all, argc, argv);
     if (status == OPTIONS_OK)
         status = take_arguments(options, argc - optind, argv + optind, usage->arguments);
+    if (status == OPTIONS_OK && !(usage->known & OPT_BIND) &&
+        (options->control.address[0] != '\0' || options->proxy.address[0] != '\0'))
+        status = options_wrong("ADDRESS:PORT is for a server's ports; the client's are numbers");
     if (status == OPTIONS_OK && options->bind != NULL && !bind_all(options, options->bind))
         status = options_wrong("--bind can't be \"%s\": it takes an address of this machine", options->bind);
     if (status == OPTIONS_OK && (usage->known & OPT_SECRET_FILE) && options->secret[0] == '\0' &&

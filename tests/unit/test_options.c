@@ -167,6 +167,8 @@ static void test_the_last_of_two_counts(void **state)
     (void)state;
     assert_int_equal(parse("-c 1 -c 2"), OPTIONS_OK);
     assert_int_equal(options.control.port, 2);
+    assert_int_equal(parse("-c 127.0.0.1:1 -c 2"), OPTIONS_OK);
+    assert_string_equal(options.control.address, "");
 }
 
 static void test_parsing_again_starts_from_the_defaults(void **state)
@@ -189,10 +191,10 @@ static void expect_endpoint(const struct endpoint *where, const char *address, i
 static void test_a_port_may_have_an_address(void **state)
 {
     (void)state;
-    assert_int_equal(parse("-p 192.0.2.1:1 -c [::1]:2 -u ::1:3 -x localhost:0"), OPTIONS_OK);
+    assert_int_equal(parse("-p 192.0.2.1:1 -c [::1]:2 -u [fe80::1]:3 -x localhost:0"), OPTIONS_OK);
     expect_endpoint(&options.listen, "192.0.2.1", 1);
     expect_endpoint(&options.control, "::1", 2);
-    expect_endpoint(&options.public, "::1", 3);
+    expect_endpoint(&options.public, "fe80::1", 3);
     expect_endpoint(&options.proxy, "localhost", 0);
 }
 
@@ -230,6 +232,18 @@ static void test_an_address_to_bind_may_stand_in_brackets(void **state)
     expect_endpoint(&options.control, "::1", 60623);
 }
 
+static void test_who_does_not_listen_has_ports_without_addresses(void **state)
+{
+    unsigned clients = OPT_CONTROL_PORT | OPT_PROXY_PORT;
+
+    (void)state;
+    assert_int_equal(parse_as(clients, "", "-c 127.0.0.1:1"), 2);
+    expect_logged("ADDRESS:PORT is for a server's ports");
+    later(2000);
+    assert_int_equal(parse_as(clients, "", "-x [::1]:1"), 2);
+    assert_int_equal(parse_as(clients, "", "-c 1 -x 2"), OPTIONS_OK);
+}
+
 static void test_each_port_knows_its_option(void **state)
 {
     (void)state;
@@ -256,7 +270,7 @@ static void test_a_port_is_a_number_up_to_65535(void **state)
             snprintf(text, sizeof text,
                      "server: --%s can't be \"%s\": it takes a number from 0 to 65535 (0: any free one), for "
                      "a server "
-                     "also ADDRESS:PORT (see --help)\n",
+                     "also ADDRESS:PORT or [::1]:PORT (see --help)\n",
                      names[i], wrong[j]);
             expect_wrong(line, text);
         }
@@ -265,12 +279,12 @@ static void test_a_port_is_a_number_up_to_65535(void **state)
 
 static void test_an_address_without_a_port_is_wrong_usage(void **state)
 {
-    static const char *const wrong[] = {
-        ":80", "[]:80", "127.0.0.1:", "127.0.0.1", "[::1]", "127.0.0.1:65536"};
+    static const char *const wrong[] = {":80",   "[]:80",           "127.0.0.1:", "127.0.0.1",
+                                        "[::1]", "127.0.0.1:65536", "::1",        "::1:80"};
     char line[100], text[100];
 
     (void)state;
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < 8; i++) {
         snprintf(line, sizeof line, "-u %s", wrong[i]);
         snprintf(text, sizeof text, "--public-port can't be \"%s\"", wrong[i]);
         expect_wrong(line, text);
@@ -554,6 +568,7 @@ int main(void)
         OPTIONS(test_without_one_it_is_for_all_addresses),
         OPTIONS(test_bind_is_for_those_that_have_none),
         OPTIONS(test_an_address_to_bind_may_stand_in_brackets),
+        OPTIONS(test_who_does_not_listen_has_ports_without_addresses),
         OPTIONS(test_each_port_knows_its_option),
         OPTIONS(test_a_port_is_a_number_up_to_65535),
         OPTIONS(test_an_address_without_a_port_is_wrong_usage),
