@@ -13,6 +13,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <fnmatch.h>
 #include <poll.h>
 #include <regex.h>
 #include <signal.h>
@@ -28,7 +29,7 @@
 #include <sys/prctl.h>
 #endif
 
-enum { PROGRAMS = 64, CAPTURE = 512 * 1024, TEST_SECONDS = 40 };
+enum { PROGRAMS = 64, CAPTURE = 512 * 1024, TEST_SECONDS = 40, HOPELESS_SECONDS = 15 };
 
 /* What a program wrote to its standard output or standard error: the last CAPTURE bytes of it at most. */
 struct capture {
@@ -61,6 +62,10 @@ static int child_ended[2]; /* a pipe: SIGCHLD writes to it */
 static int64_t test_began;
 static struct spec *ahead[64]; /* tests that run ahead */
 static int ahead_count;
+static int passes, skips;
+static const char *failures[512]; /* the names of those that failed */
+static int failure_count, failed_in_a_row;
+static int64_t went_well; /* the time when a test did so the last time, or of the beginning */
 static int silent_starts; /* how many programs never said on which port they listen */
 static const char *where = __FILE__;
 static int where_line = __LINE__;
@@ -161,6 +166,7 @@ void unmet(struct program *program, const char *expected, const char *format, ..
 
 void skip_test(const char *reason)
 {
+    skips++;
     print_message("%s: ", reason);
     _skip(where, where_line);
 }
@@ -223,10 +229,20 @@ static void take_result(struct spec *spec)
             print_error("%s", line);
     }
     fclose(spec->output);
-    if (skipped)
+    if (skipped) {
+        skips++;
         _skip(where, where_line);
+    }
     if (status != 0)
         _fail(where, where_line);
+}
+
+static bool any_is_like(const char *pattern, const struct CMUnitTest *tests, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (fnmatch(pattern, tests[i].name, 0) == 0)
+            return true;
+    return false;
 }
 
 int spec_run_all(int argc, char **argv, const struct CMUnitTest *tests, size_t count)
@@ -260,6 +276,10 @@ int spec_run_all(int argc, char **argv, const struct CMUnitTest *tests, size_t c
     signal(SIGINT, on_stop);
     signal(SIGTERM, on_stop);
     signal(SIGHUP, on_stop);
+    if (argc > 2 && !any_is_like(argv[2], tests, count)) {
+        fprintf(stderr, "Expected a pattern such as '*token*', but no test has a name like '%s'.\n", argv[2]);
+        return 2;
+    }
     if (argc > 2)
         cmocka_set_test_filter(argv[2]);
     for (size_t i = 0; i < count && argc == 2; i++) {
@@ -272,9 +292,56 @@ int spec_run_all(int argc, char **argv, const struct CMUnitTest *tests, size_t c
     return _cmocka_run_group_tests(argv[0], tests, count, NULL, NULL) == 0 ? 0 : 1;
 }
 
+/* Ends the tests that run ahead, as nobody will ask for their results. */
+static void end_ahead(void)
+{
+    for (int i = 0; i < ahead_count; i++)
+        if (ahead[i]->process > 0) {
+            kill(ahead[i]->process, SIGTERM);
+            waitpid(ahead[i]->process, NULL, 0);
+        }
+}
+
+/* Where nothing works, each of many tests takes its seconds to fail. Then the first of them say enough. It ends as
+ * cmocka does. */
+static _Noreturn void give_up(void)
+{
+    end_ahead();
+    print_message(
+        "The last %d tests have all failed, which took more than %d s: the others are left out. Begin with "
+        "the first that failed, %s.\n",
+        failed_in_a_row, (int)(HOPELESS_SECONDS * slowness()), failures[0]);
+    print_message("[==========] %d test(s) run.\n[  PASSED  ] %d test(s).\n", failure_count + passes + skips,
+                  passes);
+    print_error("[  FAILED  ] %d test(s), listed below:\n", failure_count);
+    for (int i = 0; i < failure_count; i++)
+        print_error("[  FAILED  ] %s\n", failures[i]);
+    fflush(stdout);
+    _exit(1);
+}
+
+/* What became of the test before the next one is known now only: whoever fails does not come back to spec_run. */
+static void count_last(const char *next)
+{
+    static const char *last;
+    static int came_back;
+
+    if (last == NULL || passes + skips > came_back) {
+        failed_in_a_row = 0;
+        went_well = now_ms();
+    } else if (failure_count < (int)(sizeof failures / sizeof failures[0])) {
+        failures[failure_count++] = last;
+        failed_in_a_row++;
+    }
+    came_back = passes + skips;
+    last = next;
+    if ((double)(now_ms() - went_well) > HOPELESS_SECONDS * 1000 * slowness())
+        give_up();
+}
+
 int spec_begin(void **state)
 {
-    (void)state;
+    count_last(((struct spec *)*state)->name);
     unsetenv("TUNNEL_SECRET");
     test_began = now_ms();
     return 0;
@@ -314,6 +381,7 @@ void spec_run(void **state)
         spec->test();
         stop_programs();
     }
+    passes++;
 }
 
 /* What the system knows of a process: its parent and the processor time it took. Returns whether it

@@ -26,6 +26,7 @@
 /* ---- tests ---- */
 
 struct spec {
+    const char *name;
     void (*test)(void);
     bool is_slow;
     int process;  /* if it runs ahead; else 0 */
@@ -33,20 +34,20 @@ struct spec {
 };
 
 /* An entry in the list of tests. */
-#define SPEC(name)                                                                                           \
+#define SPEC(function)                                                                                       \
     {                                                                                                        \
-#name, spec_run, spec_begin, spec_end, &(struct spec)                                                \
+#function, spec_run, spec_begin, spec_end, &(struct spec)                                            \
         {                                                                                                    \
-            .test = name                                                                                     \
+            .name = #function, .test = function                                                              \
         }                                                                                                    \
     }
 /* The same for a test that has to wait for seconds: it runs ahead, in a process of its own, and its
  * result is shown in its turn. */
-#define SLOW_SPEC(name)                                                                                      \
+#define SLOW_SPEC(function)                                                                                  \
     {                                                                                                        \
-#name, spec_run, spec_begin, spec_end, &(struct spec)                                                \
+#function, spec_run, spec_begin, spec_end, &(struct spec)                                            \
         {                                                                                                    \
-            .test = name, .is_slow = true                                                                    \
+            .name = #function, .test = function, .is_slow = true                                             \
         }                                                                                                    \
     }
 

@@ -24,14 +24,16 @@ $(OWN): %: %.c $(BUILD)/common.a $(wildcard common/*.h) $(BUILD)/flags
 	@echo "  build    $@"
 	$Q$(COMPILE) $(MODE_LDFLAGS) $(LDFLAGS) -Icommon -o $@ $< $(BUILD)/common.a
 
+PATTERN = $(if $(ONLY),'$(ONLY)')  # in quotes: a * is the tests' business, not the shell's
+
 test-stage0: $(BUILD)/tests/stages/test_stage0 $(if $(DIR),$(OWN),stage0)  ## test stage 0 (DIR=folder: your own)
-	@$< $(or $(OWN_DIR),$(OUT)stage0-pipe) $(ONLY)
+	@$< $(or $(OWN_DIR),$(OUT)stage0-pipe) $(PATTERN)
 test-stage1: $(BUILD)/tests/stages/test_stage1 $(if $(DIR),$(OWN),stage1)  ## test stage 1 (DIR=folder: your own)
-	@$< $(or $(OWN_DIR),$(OUT)stage1-control) $(ONLY)
+	@$< $(or $(OWN_DIR),$(OUT)stage1-control) $(PATTERN)
 test-stage2: $(BUILD)/tests/stages/test_stage2 $(if $(DIR),$(OWN),stage2)  ## test stage 2 (DIR=folder: your own)
-	@$< $(or $(OWN_DIR),$(OUT)stage2-proxy) $(ONLY)
+	@$< $(or $(OWN_DIR),$(OUT)stage2-proxy) $(PATTERN)
 test-stage3: $(BUILD)/tests/stages/test_stage3 $(if $(DIR),$(OWN),stage3)  ## test stage 3 (DIR=folder: your own)
-	@$< $(or $(OWN_DIR),$(OUT)stage3-local) $(ONLY)
+	@$< $(or $(OWN_DIR),$(OUT)stage3-local) $(PATTERN)
 
 try-stage0 try-stage1 try-stage2 try-stage3: try-stage%:  ## write stage N yourself: makes my-stageN
 	@tests/stages/try-stage.sh $*
