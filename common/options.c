@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "values.h"
+
 /* Options that every program has. */
 enum { OPT_VERBOSE = 1 << 16, OPT_QUIET = 1 << 17, OPT_HELP = 1 << 18, OPT_VERSION = 1 << 19 };
 
@@ -115,66 +117,13 @@ static int show_help(const struct usage *usage, const char *program)
     return DONE;
 }
 
-/* --- Values --- */
-
-/* A whole number from 0 to most. Returns whether text is one. */
-static bool parse_number(const char *text, int most, int *number)
-{
-    char *end;
-
-    errno = 0;
-    long value = strtol(text, &end, 10);
-    *number = (int)value;
-    return text[0] >= '0' && text[0] <= '9' && *end == '\0' && errno == 0 && value <= most;
-}
-
-/* Seconds, from least_ms up to a day. Returns whether text is that. */
-static bool parse_seconds(const char *text, int least_ms, int *ms)
-{
-    char *end;
-    double value = strtod(text, &end) * 1000;
-
-    if (!((text[0] >= '0' && text[0] <= '9') || text[0] == '.') || *end != '\0' ||
-        !(value >= least_ms && value <= 86400e3))
-        return false;
-    *ms = (int)(value + 0.5);
-    return true;
-}
-
-/* An address may stand in brackets, as IPv6 ones do in front of a port. Returns whether it can be one. */
-static bool take_address(struct endpoint *where, const char *text, size_t length)
-{
-    if (length >= 2 && text[0] == '[' && text[length - 1] == ']') {
-        text++;
-        length -= 2;
-    }
-    if (length == 0 || length >= sizeof where->address)
-        return false;
-    memcpy(where->address, text, length);
-    where->address[length] = '\0';
-    return true;
-}
-
-/* PORT or ADDRESS:PORT. Returns whether text is that; ::1:80 is not, which could be an address as a whole. */
-static bool parse_endpoint(const char *text, struct endpoint *where)
-{
-    const char *colon = strrchr(text, ':');
-
-    where->address[0] = '\0';
-    if (colon == NULL)
-        return parse_number(text, 65535, &where->port);
-    if (strchr(text, ':') != colon && colon[-1] != ']')
-        return false;
-    return take_address(where, text, (size_t)(colon - text)) && parse_number(colon + 1, 65535, &where->port);
-}
-
 /* --bind says it for all ports that have no address of their own. Returns whether it can be one. */
 static bool bind_all(struct options *options, const char *address)
 {
     struct endpoint *all[] = {&options->listen, &options->control, &options->public, &options->proxy};
 
     for (int i = 0; i < 4; i++)
-        if (all[i]->address[0] == '\0' && !take_address(all[i], address, strlen(address)))
+        if (all[i]->address[0] == '\0' && !value_address(address, strlen(address), all[i]))
             return false;
     return true;
 }
@@ -185,19 +134,19 @@ static int set(struct options *options, const struct spec *spec, const char *val
     bool valid = true;
 
     switch (spec->option) {
-    case OPT_LISTEN_PORT: valid = parse_endpoint(value, &options->listen); break;
-    case OPT_CONTROL_PORT: valid = parse_endpoint(value, &options->control); break;
-    case OPT_PUBLIC_PORT: valid = parse_endpoint(value, &options->public); break;
-    case OPT_PROXY_PORT: valid = parse_endpoint(value, &options->proxy); break;
+    case OPT_LISTEN_PORT: valid = value_endpoint(value, &options->listen); break;
+    case OPT_CONTROL_PORT: valid = value_endpoint(value, &options->control); break;
+    case OPT_PUBLIC_PORT: valid = value_endpoint(value, &options->public); break;
+    case OPT_PROXY_PORT: valid = value_endpoint(value, &options->proxy); break;
     case OPT_BIND: options->bind = value; break;
-    case OPT_HEARTBEAT: valid = parse_seconds(value, 10, &options->heartbeat_ms); break;
-    case OPT_WAIT: valid = parse_seconds(value, 1, &options->wait_ms); break;
-    case OPT_SPARES: valid = parse_number(value, 1000, &options->spares); break;
-    case OPT_DRAIN: valid = parse_seconds(value, 0, &options->drain_ms); break;
+    case OPT_HEARTBEAT: valid = value_seconds(value, 10, &options->heartbeat_ms); break;
+    case OPT_WAIT: valid = value_seconds(value, 1, &options->wait_ms); break;
+    case OPT_SPARES: valid = value_number(value, 1000, &options->spares); break;
+    case OPT_DRAIN: valid = value_seconds(value, 0, &options->drain_ms); break;
     case OPT_SECRET_FILE: return secret_read(options->secret, value) == 0 ? OPTIONS_OK : FAILED;
     case OPT_PROXY_PROTOCOL: options->proxy_protocol = true; break;
     case OPT_CONGESTION: options->congestion = value; break;
-    case OPT_COUNT: valid = parse_number(value, 1000000000, &options->count) && options->count > 0; break;
+    case OPT_COUNT: valid = value_number(value, 1000000000, &options->count) && options->count > 0; break;
     case OPT_VERBOSE: options->log_level = LOG_VERBOSE; break;
     case OPT_QUIET: options->log_level = LOG_QUIET; break;
     default: break;
