@@ -163,18 +163,48 @@ static void test_a_client_that_misbehaves(void)
     expect_sentence(begin("leaves-children", test), expected, "none came", "exited with status 0");
 }
 
-/* All tests of a stage on a program that does nothing: they end in time too. */
-static void test_the_whole_stage_on_programs_that_exit_at_once(void)
+/* All tests of a stage on programs that do nothing: they end in time too. */
+static struct program *test_the_whole_stage(const char *misbehaviour)
 {
-    setenv("MISBEHAVE", "exits", 1);
-    struct program *tests = run("stage-test", "%s", "");
+    struct program *tests = begin(misbehaviour, "");
 
-    for (int64_t until = now_ms() + 60000;
-         now_ms() < until && !has_logged(tests, "FAILED.*test_sigint_and_sigterm");)
+    for (int64_t until = now_ms() + 30000; now_ms() < until && !has_logged(tests, "FAILED.*listed below");)
         await_any_log(tests, 1);
     expect_exit(tests, 1);
     if (count_left() > 0)
         unmet(tests, "no process to be left", "%d are", count_left());
+    return tests;
+}
+
+static void test_the_whole_stage_on_programs_that_exit_at_once(void)
+{
+    test_the_whole_stage("exits");
+}
+
+static void expect_the_first_failure_only(struct program *tests)
+{
+    const char *verdict = strstr(output_of(tests), "tests have all failed");
+
+    if (verdict == NULL ||
+        strstr(verdict, "Begin with the first that failed, test_the_server_answers_hello") == NULL)
+        unmet(tests, "to be told that nothing works, and where to begin", "it was not said");
+    if (strstr(log_of(tests), "FAILED  ] test_sigint_and_sigterm") != NULL)
+        unmet(tests, "the others to be left out", "the last test failed, too");
+}
+
+static void test_the_whole_stage_on_programs_that_never_do_anything(void)
+{
+    expect_the_first_failure_only(test_the_whole_stage("never-listens"));
+    expect_the_first_failure_only(test_the_whole_stage("floods"));
+}
+
+static void test_a_pattern_that_no_test_is_like(void)
+{
+    struct program *tests = begin("exits", "*typo*");
+
+    expect_exit(tests, 2);
+    if (strstr(log_of(tests), "no test has a name like '*typo*'") == NULL)
+        unmet(tests, "one line that says that there is no such test", "it was not said");
 }
 
 static void test_a_folder_without_programs_is_one_line(void)
@@ -199,6 +229,8 @@ int main(int argc, char **argv)
         SPEC(test_a_server_that_leaves_children),
         SPEC(test_a_client_that_misbehaves),
         SPEC(test_the_whole_stage_on_programs_that_exit_at_once),
+        SPEC(test_the_whole_stage_on_programs_that_never_do_anything),
+        SPEC(test_a_pattern_that_no_test_is_like),
         SPEC(test_a_folder_without_programs_is_one_line),
     };
     char mark[20];
