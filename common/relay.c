@@ -107,11 +107,22 @@ static void finish(struct relay *relay)
 
 /* --- Leaving --- */
 
+static void on_broken(struct relay *relay, int end);
+
+/* Where nobody reads or writes, nobody learns that an end is broken; and not every system tells of it then. */
+static void look_for_error(struct relay *relay, int end)
+{
+    if (relay->ends[end].fd >= 0 && !relay->broken[end] && sock_error(relay->ends[end].fd) != 0)
+        on_broken(relay, end);
+}
+
 /* One end is broken. The pump that it feeds may still have something to deliver. */
 static void look_at(struct relay *relay)
 {
     struct pump *pump = &relay->pumps[relay->broken[0] ? 0 : 1];
 
+    look_for_error(relay, 0);
+    look_for_error(relay, 1);
     if (is_done(relay) || pump_is_stuck(pump, bytes_under_way(relay), STUCK_LOOKS))
         finish(relay);
 }
@@ -165,21 +176,17 @@ static void run_pump(struct relay *relay, int i)
     struct pump *pump = &relay->pumps[i];
     struct buckets *buckets = &relay->relays->buckets;
     int sink = other(relay, i);
+    enum pumped result = pump_turn(pump, buckets, relay->ends[i].fd, relay->ends[sink].fd);
 
-    switch (pump_turn(pump, buckets, relay->ends[i].fd, relay->ends[sink].fd)) {
+    if (result != GOES_ON)
+        pump_end(pump, buckets);
+    switch (result) {
     case GOES_ON: break;
-    case SOURCE_ENDED:
-        pump_end(pump, buckets);
-        pass_end_on(relay, i);
-        break;
-    case SOURCE_BROKEN:
-        pump_end(pump, buckets);
-        on_broken(relay, i);
-        break;
+    case SOURCE_ENDED: pass_end_on(relay, i); break;
+    case SOURCE_BROKEN: on_broken(relay, i); break;
     case SINK_BROKEN: on_broken(relay, sink); break;
     case NO_MEMORY:
-        complain("lost the pair of connections %u: %s", relay->number, errno_text());
-        pump_end(pump, buckets);
+        complain("lost the pair of connections %u: out of memory", relay->number);
         on_broken(relay, i);
         break;
     }
@@ -198,14 +205,6 @@ static int watch_end(struct relay *relay, int end)
                         (reading ? WATCH_READ : 0u) | (writing ? WATCH_WRITE : 0u));
 }
 
-/* Nobody reads or writes there now, who would learn what is wrong; and it would be told again and again. */
-static void on_gone_unheard(struct relay *relay, int end)
-{
-    watch_stop(relay->relays->loop, &relay->ends[end]); /* until it is read again */
-    if (!relay->broken[end] && sock_error(relay->ends[end].fd) != 0)
-        on_broken(relay, end);
-}
-
 /* What the loop tells of an end is only where to look; what is so, reading and writing tell. Writing first: where a reset
  * has cut it short, reading would take that for an orderly end. */
 static void on_end(struct relay *relay, int end, unsigned ready)
@@ -216,9 +215,10 @@ static void on_end(struct relay *relay, int end, unsigned ready)
         run_pump(relay, feeds_it);
     if (relay->pumps[end].state == FILLING && (ready & (WATCH_READ | WATCH_GONE)))
         run_pump(relay, end);
-    if ((ready & WATCH_GONE) && relay->ends[end].interest == 0)
-        on_gone_unheard(relay, end);
-
+    if ((ready & WATCH_GONE) && relay->ends[end].interest == 0) {
+        watch_stop(relay->relays->loop, &relay->ends[end]); /* until read again: else it is told for ever */
+        look_for_error(relay, end);
+    }
     if (is_done(relay) || watch_end(relay, 0) != 0 || watch_end(relay, 1) != 0)
         finish(relay);
 }

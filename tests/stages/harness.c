@@ -29,6 +29,7 @@
 #include <sys/prctl.h>
 #endif
 
+enum { DRAIN_SECONDS = 8 }; /* that a program takes to stop which does not know that its users are gone */
 enum { PROGRAMS = 64, CAPTURE = 512 * 1024, TEST_SECONDS = 40, HOPELESS_SECONDS = 15 };
 
 /* What a program wrote to its standard output or standard error: the last CAPTURE bytes of it at most. */
@@ -358,7 +359,7 @@ static void stop_programs(void)
     for (int i = 0; i < program_count; i++) {
         struct program *program = &programs[i];
         char expected[100], end[100];
-        int64_t until = deadline(patience());
+        int64_t until = deadline(patience() + (resets_are_told_late() ? DRAIN_SECONDS : 0));
         bool was_running = !program->ended;
 
         while (!program->ended && await(-1, 0, until))

@@ -295,6 +295,8 @@ void test_a_user_that_closes_its_side_while_it_waits_is_served(void)
 
 void test_a_user_that_is_reset_while_it_waits_loses_its_place(void)
 {
+    if (resets_are_told_late())
+        skip_test("macOS tells nothing of a connection of which nothing is asked");
     struct server server = start_server("");
     struct peer client = open_control(&server);
     struct peer first = open_public(&server, &client, "the first user");
@@ -303,8 +305,6 @@ void test_a_user_that_is_reset_while_it_waits_loses_its_place(void)
     reset(&first);
     await_turn(&server);
     await_proxy_turn(&server);
-    if (resets_are_told_late())
-        expect_log(server.program, "user 1 left", "the first user to be missed");
     struct peer proxy = open_proxy(&server, "the proxy connection");
     expect_joined(&second, &proxy);
 }

@@ -986,7 +986,7 @@ static void test_without_memory_one_pair_is_lost_and_the_log_says_so(void **stat
     eventually(reports == 1);
     refused.memory = false;
     assert_int_equal(report.number, 2);
-    expect_logged("lost the pair of connections 2: Cannot allocate memory");
+    expect_logged("lost the pair of connections 2: out of memory");
     expect_reset(lost.left);
     expect_reset(lost.right);
     eventually(flows(&flow));
