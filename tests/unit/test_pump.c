@@ -208,6 +208,34 @@ static void test_it_remembers_whether_bytes_come_in_bulk(void **state)
     assert_false(pump.many);
 }
 
+static void test_one_whose_bytes_no_longer_arrive_is_stuck(void **state)
+{
+    (void)state;
+    pump.moved = 1000;
+    assert_false(pump_is_stuck(&pump, 400, 3)); /* 600 have arrived */
+    for (int i = 0; i < 2; i++)
+        assert_false(pump_is_stuck(&pump, 400, 3));
+    assert_true(pump_is_stuck(&pump, 400, 3));
+}
+
+static void test_one_whose_bytes_arrive_slowly_is_not(void **state)
+{
+    (void)state;
+    pump.moved = 1000;
+    for (unsigned under_way = 1000; under_way > 0; under_way--)
+        for (int i = 0; i < 3; i++)
+            assert_false(pump_is_stuck(&pump, under_way, 3));
+}
+
+static void test_nor_is_one_that_still_moves_bytes(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 1000; i++) {
+        pump.moved += 3000000000; /* beyond 32 bits soon */
+        assert_false(pump_is_stuck(&pump, 1000, 1));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -221,6 +249,9 @@ int main(void)
         PUMP(test_an_ended_one_moves_nothing),
         PUMP(test_without_memory_that_is_told),
         PUMP(test_it_remembers_whether_bytes_come_in_bulk),
+        PUMP(test_one_whose_bytes_no_longer_arrive_is_stuck),
+        PUMP(test_one_whose_bytes_arrive_slowly_is_not),
+        PUMP(test_nor_is_one_that_still_moves_bytes),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
