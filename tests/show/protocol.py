@@ -48,7 +48,7 @@ def control_down(stage, wire, line, token):
 def is_answer(stage, line):
     if line == "busy" or (stage == 3 and line == "denied"):
         return True
-    pattern = {1: "welcome", 2: f"welcome {TOKEN}", 3: rf"welcome {TOKEN}( \d+)?"}[stage]
+    pattern = {1: "welcome", 2: f"welcome {TOKEN}", 3: rf"welcome {TOKEN} \d+"}[stage]
     return re.fullmatch(pattern, line) is not None
 
 
@@ -71,7 +71,7 @@ def proxy_down(stage, wire, line, token):
     words = line.split(" ")
     if not wire.lines[True]:
         return "nothing before `proxy TOKEN`"
-    if words == ["start"] or (len(words) == 3 and words[0] == "start" and is_address(words[1]) and words[2].isdecimal()):
+    if len(words) == 3 and words[0] == "start" and is_address(words[1]) and words[2].isdecimal():
         return None
     return "`start ADDRESS PORT`"
 
