@@ -63,6 +63,7 @@ static int child_ended[2]; /* a pipe: SIGCHLD writes to it */
 static int64_t test_began;
 static struct spec *ahead[64]; /* tests that run ahead */
 static int ahead_count;
+static const char *test_name; /* the test's name */
 static int passes, skips;
 static const char *failures[512]; /* the names of those that failed */
 static int failure_count, failed_in_a_row;
@@ -168,7 +169,7 @@ void unmet(struct program *program, const char *expected, const char *format, ..
 void skip_test(const char *reason)
 {
     skips++;
-    print_message("%s: ", reason);
+    print_message("skipped: %s: %s\n", test_name, reason);
     _skip(where, where_line);
 }
 
@@ -225,8 +226,10 @@ static void take_result(struct spec *spec)
     rewind(spec->output);
     while (fgets(line, sizeof line, spec->output) != NULL) {
         skipped |= strstr(line, "SKIPPED") != NULL;
-        if (strncmp(line, "[ ", 2) != 0 && strncmp(line, "[==", 3) != 0 && status != 0 && line[0] != '\n' &&
-            line[1] != ' ')
+        if (strncmp(line, "skipped: ", 9) == 0)
+            print_message("%s", line);
+        else if (strncmp(line, "[ ", 2) != 0 && strncmp(line, "[==", 3) != 0 && status != 0 &&
+                 line[0] != '\n' && line[1] != ' ')
             print_error("%s", line);
     }
     fclose(spec->output);
@@ -324,18 +327,17 @@ static _Noreturn void give_up(void)
 /* What became of the test before the next one is known now only: whoever fails does not come back to spec_run. */
 static void count_last(const char *next)
 {
-    static const char *last;
     static int came_back;
 
-    if (last == NULL || passes + skips > came_back) {
+    if (test_name == NULL || passes + skips > came_back) {
         failed_in_a_row = 0;
         went_well = now_ms();
     } else if (failure_count < (int)(sizeof failures / sizeof failures[0])) {
-        failures[failure_count++] = last;
+        failures[failure_count++] = test_name;
         failed_in_a_row++;
     }
     came_back = passes + skips;
-    last = next;
+    test_name = next;
     if ((double)(now_ms() - went_well) > HOPELESS_SECONDS * 1000 * slowness())
         give_up();
 }

@@ -62,6 +62,8 @@ build-tests: $(BUILD)/tests/stages/hostile/test_hostile
 TESTS += test-harness
 ifeq ($(SANITIZE)$(COVERAGE),)
   TESTS += test-other-language test-show
+else
+  NOT_HERE += test-other-language test-show
 endif
 
 .PHONY: test-stage0 test-stage1 test-stage2 test-stage3 try-stage0 try-stage1 try-stage2 try-stage3 \
