@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "sock.h"
+
 struct waiter {
     struct link place;
     struct waitlist *list;
@@ -68,7 +70,10 @@ static void on_patience_lost(void *owner)
 
 static void on_ready(void *owner, unsigned ready)
 {
-    leave(owner, (ready & WATCH_GONE) ? "reset while it waited" : "closed while it waited");
+    struct waiter *waiter = owner;
+
+    (void)ready; /* on macOS WATCH_GONE tells of an orderly end, too */
+    leave(waiter, sock_error(waiter->watch.fd) != 0 ? "reset while it waited" : "closed while it waited");
 }
 
 void waitlist_init(struct waitlist *list, struct loop *loop, int patience_ms, bool silent,

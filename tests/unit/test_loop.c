@@ -175,7 +175,7 @@ static void test_the_end_of_a_stream_is_something_to_read(void **state)
     (void)state;
     finish(pair.peer);
     eventually(watcher->calls > 0);
-    assert_int_equal(watcher->ready, WATCH_READ);
+    assert_true(watcher->ready & WATCH_READ);
     watcher_free(watcher);
     pair_close(pair);
 }
