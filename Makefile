@@ -206,7 +206,7 @@ test-platforms:  ## build for macOS, the BSDs, musl, ARM (needs zig)
 test-emulated: $(STAGE_TESTS)  ## the stages with musl, on ARM, too (needs zig and qemu)
 	@tests/platforms/emulated
 
-test-as-on-macos: $(STAGE_TESTS)  ## the tests where poll(2) tells what macOS's does
+test-as-on-macos: $(STAGE_TESTS)  ## the stages' tests where poll(2) tells what macOS's does
 	@tests/platforms/as-on-macos
 
 test-repeat: all build-tests  ## all tests RUNS=50 times over, while the processors are busy

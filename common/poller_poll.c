@@ -39,7 +39,7 @@ static int make_room(struct poller *poller, int size)
     if (fds == NULL)
         return -1;
     poller->fds = fds;
-    struct watch **watches = realloc(poller->watches, (size_t)size * sizeof *watches);
+    struct watch **watches = realloc(poller->watches, (size_t)size * sizeof(struct watch *));
     if (watches == NULL)
         return -1;
     poller->watches = watches;
