@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "congestion.h"
 #include "os.h"
 #include "sock.h"
 
@@ -42,7 +43,7 @@ static bool is_connected_to_itself(int fd)
            memcmp(&here, &there, here_size) == 0;
 }
 
-static void tune(int fd, const struct sockaddr *address)
+static void tune(int fd, const struct sockaddr *address, const char *congestion)
 {
     if (address->sa_family == AF_UNIX)
         return;
@@ -50,6 +51,8 @@ static void tune(int fd, const struct sockaddr *address)
     sock_tune(fd);
     if (sock_is_loopback(address))
         sock_tune_local(fd);
+    else
+        congestion_choose(fd, congestion);
 }
 
 /* 0: connected; EINPROGRESS: under way; else why not. */
@@ -60,7 +63,7 @@ static int knock(struct dial *dial)
 
     if (fd < 0)
         return errno;
-    tune(fd, address);
+    tune(fd, address, dial->target->congestion);
     int result = connect(fd, address, dial->address.size);
     /* Between programs on one machine it is over by now: to ask once more saves a turn of the loop. */
     if (result != 0 && errno == EINPROGRESS)

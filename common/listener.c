@@ -16,6 +16,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "congestion.h"
 #include "log.h"
 #include "os.h"
 #include "sock.h"
@@ -80,7 +81,7 @@ static void on_connection(void *owner, unsigned ready)
 }
 
 /* A socket that listens on this address, or -1. */
-static int listening_socket(const struct addrinfo *address)
+static int listening_socket(const struct addrinfo *address, const char *congestion)
 {
     int fd = os_socket(address->ai_family);
 
@@ -93,6 +94,8 @@ static int listening_socket(const struct addrinfo *address)
     sock_tune(fd);
     if (sock_is_loopback(address->ai_addr))
         sock_tune_local(fd);
+    else
+        congestion_choose(fd, congestion);
     if (bind(fd, address->ai_addr, address->ai_addrlen) == 0 && listen(fd, BACKLOG) == 0)
         return fd;
     int error = errno;
@@ -120,7 +123,7 @@ static int listening_socket_on(const struct endpoint *where)
             errno = EADDRNOTAVAIL;
             continue;
         }
-        fd = listening_socket(found);
+        fd = listening_socket(found, where->congestion);
         int error = errno;
         freeaddrinfo(found);
         errno = error;

@@ -8,9 +8,10 @@
 
 /* Where to listen. */
 struct endpoint {
-    char address[64];   /* "": all addresses, IPv6 and IPv4 */
-    int port;           /* 0: any free one */
-    const char *option; /* on the command line, for complaints: "-u" */
+    char address[64];       /* "": all addresses, IPv6 and IPv4 */
+    int port;               /* 0: any free one */
+    const char *option;     /* on the command line, for complaints: "-u" */
+    const char *congestion; /* NULL: the system's */
 };
 
 /* on_accept gets each new connection: the descriptor is then its own. */

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "congestion.h"
 #include "values.h"
 
 /* Options that every program has. */
@@ -117,15 +118,19 @@ static int show_help(const struct usage *usage, const char *program)
     return DONE;
 }
 
-/* --bind says it for all ports that have no address of their own. Returns whether it can be one. */
-static bool bind_all(struct options *options, const char *address)
+/* --bind and --congestion say it for all ports; but one may have an address of its own. Returns OPTIONS_OK, or the status to
+ * exit with. */
+static int set_all_ports(struct options *options)
 {
     struct endpoint *all[] = {&options->listen, &options->control, &options->public, &options->proxy};
+    const char *bind = options->bind;
 
-    for (int i = 0; i < 4; i++)
-        if (all[i]->address[0] == '\0' && !value_address(address, strlen(address), all[i]))
-            return false;
-    return true;
+    for (int i = 0; i < 4; i++) {
+        all[i]->congestion = options->congestion;
+        if (bind != NULL && all[i]->address[0] == '\0' && !value_address(bind, strlen(bind), all[i]))
+            return options_wrong("--bind can't be \"%s\": it takes an address of this machine", bind);
+    }
+    return OPTIONS_OK;
 }
 
 /* Sets one option. Returns OPTIONS_OK, or the status to exit with. */
@@ -145,7 +150,9 @@ static int set(struct options *options, const struct spec *spec, const char *val
     case OPT_DRAIN: valid = value_seconds(value, 0, &options->drain_ms); break;
     case OPT_SECRET_FILE: return secret_read(options->secret, value) == 0 ? OPTIONS_OK : FAILED;
     case OPT_PROXY_PROTOCOL: options->proxy_protocol = true; break;
-    case OPT_CONGESTION: options->congestion = value; break;
+    case OPT_CONGESTION:
+        options->congestion = value;
+        return congestion_check(value) == 0 ? OPTIONS_OK : FAILED;
     case OPT_COUNT: valid = value_number(value, 1000000000, &options->count) && options->count > 0; break;
     case OPT_VERBOSE: options->log_level = LOG_VERBOSE; break;
     case OPT_QUIET: options->log_level = LOG_QUIET; break;
@@ -252,8 +259,8 @@ int options_parse(struct options *options, const struct usage *usage, int argc, 
     if (status == OPTIONS_OK && !(usage->known & OPT_BIND) &&
         (options->control.address[0] != '\0' || options->proxy.address[0] != '\0'))
         status = options_wrong("ADDRESS:PORT is for a server's ports; the client's are numbers");
-    if (status == OPTIONS_OK && options->bind != NULL && !bind_all(options, options->bind))
-        status = options_wrong("--bind can't be \"%s\": it takes an address of this machine", options->bind);
+    if (status == OPTIONS_OK)
+        status = set_all_ports(options);
     if (status == OPTIONS_OK && (usage->known & OPT_SECRET_FILE) && options->secret[0] == '\0' &&
         secret != NULL)
         status = secret_take(options->secret, secret, "TUNNEL_SECRET") == 0 ? OPTIONS_OK : FAILED;

@@ -37,6 +37,8 @@ void os_keepalive(int fd, int seconds);
 /* Bytes under way that nobody acknowledges: the connection is broken within a minute, if the system can do that. A peer
  * that is there, but reads nothing, may take as long as it likes. */
 void os_give_up_the_dead(int fd);
+/* Chooses a congestion control by its name. Returns 0, or -1 with errno. */
+int os_congestion(int fd, const char *name);
 /* What makes a connection within this machine quick. */
 void os_tune_local(int fd);
 

@@ -6,11 +6,13 @@
 
 #include <sys/types.h>
 
+#include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 #ifdef __APPLE__
@@ -132,6 +134,17 @@ void os_keepalive(int fd, int seconds)
 void os_give_up_the_dead(int fd)
 {
     set_option(fd, IPPROTO_TCP, GIVE_UP, 60);
+}
+
+int os_congestion(int fd, const char *name)
+{
+#ifdef TCP_CONGESTION /* FreeBSD: tcp(4) */
+    return setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, (socklen_t)strlen(name));
+#else
+    (void)fd, (void)name;
+    errno = ENOPROTOOPT;
+    return -1;
+#endif
 }
 
 void os_tune_local(int fd)

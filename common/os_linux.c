@@ -7,6 +7,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <fcntl.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -89,14 +90,16 @@ void os_give_up_the_dead(int fd)
     set_tcp(fd, TCP_RTO_MAX_MS, 4000);
 }
 
-/* Congestion control (RFC 5681) finds out how much a line can carry, and shares it with others. Within a machine there is
- * no line. BBR, which many systems have for the real ones, paces what is sent with a timer: half the speed, measured, of
- * the plainest, which any program may choose (tcp(7), TCP_CONGESTION). */
+int os_congestion(int fd, const char *name)
+{
+    return setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, (socklen_t)strlen(name));
+}
+
+/* Within a machine there is no line to share. BBR, which many systems have for the real ones, paces what is sent with a
+ * timer: half the speed, measured, of the plainest, which any program may choose (tcp(7), TCP_CONGESTION). */
 void os_tune_local(int fd)
 {
-    static const char plainest[] = "reno";
-
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, plainest, sizeof plainest);
+    (void)os_congestion(fd, "reno");
 }
 
 int os_unacknowledged(int fd)

@@ -35,6 +35,7 @@ struct target {
     char text[280]; /* "example.org port 80" or "the socket /run/app.sock", for the log */
     char host[256]; /* the name to look up; empty: none */
     int port;
+    const char *congestion; /* of connections to it, unless it is this machine; NULL: the system's */
     struct address *addresses;
     unsigned count;
     struct lookup lookup;

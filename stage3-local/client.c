@@ -270,6 +270,7 @@ static void on_welcome(struct client *client, const char *token)
     client->welcomed_ms = loop_now_ms(client->loop);
     client->backoff_ms = 0;
     say("step 2: opened the control connection to %s", sock_peer(client->control.watch.fd).text);
+    client->proxy_port.congestion = client->options.congestion;
     say("users who come to port %s of %s reach %s", client->public_port,
         sock_peer(client->control.watch.fd).address, client->local.text);
     on_heartbeat(client);
@@ -381,6 +382,7 @@ static int open_client(struct client *client)
         return -1;
     list_init(&client->proxies);
     list_init(&client->started);
+    client->server.congestion = client->local.congestion = client->options.congestion;
     relays_init(&client->relays, client->loop, on_user_done, client);
     loop_on_stop(client->loop, on_stop, client);
     dial_server(client);
@@ -407,7 +409,7 @@ int main(int argc, char **argv)
     struct client client = {0};
     struct usage usage = {"client", about, OPT_CONTROL_PORT | OPT_HEARTBEAT, "LOCAL [SERVER]"};
     usage.known |= OPT_PROXY_PORT;
-    usage.known |= OPT_DRAIN | OPT_SECRET_FILE | OPT_PROXY_PROTOCOL;
+    usage.known |= OPT_DRAIN | OPT_SECRET_FILE | OPT_PROXY_PROTOCOL | OPT_CONGESTION;
     int status = options_parse(&client.options, &usage, argc, argv);
     const char *server = client.options.arguments[1] != NULL ? client.options.arguments[1] : "localhost";
     const char *local = client.options.arguments[0];

@@ -372,7 +372,7 @@ int main(int argc, char **argv)
     struct server server = {0};
     struct usage usage = {"server", about, OPT_CONTROL_PORT | OPT_BIND | OPT_HEARTBEAT, ""};
     usage.known |= OPT_PUBLIC_PORT | OPT_PROXY_PORT | OPT_WAIT;
-    usage.known |= OPT_SPARES | OPT_DRAIN | OPT_SECRET_FILE;
+    usage.known |= OPT_SPARES | OPT_DRAIN | OPT_SECRET_FILE | OPT_CONGESTION;
     int status = options_parse(&server.options, &usage, argc, argv);
 
     if (status != OPTIONS_OK)

@@ -13,11 +13,23 @@ static const struct {
     const char *name, *value;
     int server_from, server_to, client_from, client_to;
 } options[] = {
-    {"listen-port", "0", 0, 0, 0, 0},    {"control-port", "0", 1, 3, 1, 3}, {"public-port", "0", 2, 3, 9, 9},
-    {"proxy-port", "0", 2, 3, 2, 3},     {"bind", "::", 0, 3, 0, 0},        {"heartbeat", "1", 1, 3, 1, 3},
-    {"wait", "1", 2, 3, 9, 9},           {"spares", "1", 3, 3, 9, 9},       {"drain", "1", 3, 3, 3, 3},
-    {"secret-file", "file", 3, 3, 3, 3}, {"count", "1", 9, 9, 1, 1},        {"verbose", NULL, 0, 3, 0, 3},
-    {"quiet", NULL, 0, 3, 0, 3},         {"help", NULL, 0, 3, 0, 3},        {"version", NULL, 0, 3, 0, 3},
+    {"listen-port", "0", 0, 0, 0, 0},
+    {"control-port", "0", 1, 3, 1, 3},
+    {"public-port", "0", 2, 3, 9, 9},
+    {"proxy-port", "0", 2, 3, 2, 3},
+    {"bind", "::", 0, 3, 0, 0},
+    {"heartbeat", "1", 1, 3, 1, 3},
+    {"wait", "1", 2, 3, 9, 9},
+    {"spares", "1", 3, 3, 9, 9},
+    {"drain", "1", 3, 3, 3, 3},
+    {"secret-file", "file", 3, 3, 3, 3},
+    {"proxy-protocol", NULL, 9, 9, 3, 3},
+    {"congestion", "reno", 3, 3, 3, 3},
+    {"count", "1", 9, 9, 1, 1},
+    {"verbose", NULL, 0, 3, 0, 3},
+    {"quiet", NULL, 0, 3, 0, 3},
+    {"help", NULL, 0, 3, 0, 3},
+    {"version", NULL, 0, 3, 0, 3},
 };
 
 enum { OPTIONS = sizeof options / sizeof options[0] };

@@ -338,6 +338,17 @@ static void test_within_this_machine_nothing_is_paced(void **state)
     close(peer);
 }
 
+/* "reno" may be chosen by anybody, and is not what systems choose. */
+static void test_a_congestion_control_can_be_chosen_for_a_port(void **state)
+{
+    (void)state;
+    struct endpoint where = {.congestion = "reno"};
+    assert_int_equal(listener_open(&listener, loop, &where, "tests", on_accept, NULL), 0);
+    int peer = visit("127.0.0.1");
+    assert_true(is_congestion_control(accepted[0], "reno"));
+    close(peer);
+}
+
 static void test_for_all_others_congestion_control_is_what_the_system_says(void **state)
 {
     char systems[16] = "";
@@ -470,6 +481,7 @@ int main(void)
         LISTENER(test_what_it_accepts_is_set_up_for_a_tunnel),
         LISTENER(test_thousands_may_wait_at_the_door_if_the_system_allows_it),
         LISTENER(test_within_this_machine_nothing_is_paced),
+        LISTENER(test_a_congestion_control_can_be_chosen_for_a_port),
         LISTENER(test_for_all_others_congestion_control_is_what_the_system_says),
         LISTENER(test_many_that_come_at_once_are_all_accepted),
         LISTENER(test_without_descriptors_visitors_wait_and_are_let_in_when_there_are_some),
