@@ -343,7 +343,8 @@ static void test_a_congestion_control_can_be_chosen_for_a_port(void **state)
 {
     (void)state;
     struct endpoint where = {.congestion = "reno"};
-    assert_int_equal(listener_open(&listener, loop, &where, "tests", on_accept, NULL), 0);
+    assert_int_equal(listener_open(&listener, loop, &where, "tests", on_accept, &listener), 0);
+    is_open = true;
     int peer = visit("127.0.0.1");
     assert_true(is_congestion_control(accepted[0], "reno"));
     close(peer);
