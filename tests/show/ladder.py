@@ -33,7 +33,8 @@ def head(columns, places):
 
 def draw_row(row, places):
     if row.kind == "scene":
-        return [life_lines(places).rstrip(), *textwrap.wrap(row.text, WIDTH - 3, initial_indent="-- ", subsequent_indent="   ")]
+        lines = textwrap.wrap(row.text, WIDTH - 3, initial_indent="-- ", subsequent_indent="   ")
+        return [life_lines(places).rstrip(), *lines]
     if row.kind == "fault":
         return textwrap.wrap(row.text, WIDTH - 3, initial_indent="!! ", subsequent_indent="   ")
     line = list(life_lines(places))

@@ -59,7 +59,7 @@ class Program:
     async def close(self):
         try:
             os.killpg(self.process.pid, signal.SIGKILL)  # it is the first of its own group
-        except ProcessLookupError:
+        except (ProcessLookupError, PermissionError):  # it has ended
             pass
         await self.process.wait()
         for task in self.tasks:

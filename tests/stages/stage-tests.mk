@@ -25,15 +25,16 @@ $(OWN): %: %.c $(BUILD)/common.a $(wildcard common/*.h) $(BUILD)/flags
 	$Q$(COMPILE) $(MODE_LDFLAGS) $(LDFLAGS) -Icommon -o $@ $< $(BUILD)/common.a
 
 PATTERN = $(if $(ONLY),'$(ONLY)')  # in quotes: a * is the tests' business, not the shell's
+HINT = $(if $(DIR),|| { echo "What goes over its wires:  make $(@:test-%=show-%) DIR=$(DIR)"; exit 1; })
 
 test-stage0: $(BUILD)/tests/stages/test_stage0 $(if $(DIR),$(OWN),stage0)  ## test stage 0 (DIR=folder: your own)
-	@$< $(or $(OWN_DIR),$(OUT)stage0-pipe) $(PATTERN)
+	@$< $(or $(OWN_DIR),$(OUT)stage0-pipe) $(PATTERN) $(HINT)
 test-stage1: $(BUILD)/tests/stages/test_stage1 $(if $(DIR),$(OWN),stage1)  ## test stage 1 (DIR=folder: your own)
-	@$< $(or $(OWN_DIR),$(OUT)stage1-control) $(PATTERN)
+	@$< $(or $(OWN_DIR),$(OUT)stage1-control) $(PATTERN) $(HINT)
 test-stage2: $(BUILD)/tests/stages/test_stage2 $(if $(DIR),$(OWN),stage2)  ## test stage 2 (DIR=folder: your own)
-	@$< $(or $(OWN_DIR),$(OUT)stage2-proxy) $(PATTERN)
+	@$< $(or $(OWN_DIR),$(OUT)stage2-proxy) $(PATTERN) $(HINT)
 test-stage3: $(BUILD)/tests/stages/test_stage3 $(if $(DIR),$(OWN),stage3)  ## test stage 3 (DIR=folder: your own)
-	@$< $(or $(OWN_DIR),$(OUT)stage3-local) $(PATTERN)
+	@$< $(or $(OWN_DIR),$(OUT)stage3-local) $(PATTERN) $(HINT)
 
 try-stage0 try-stage1 try-stage2 try-stage3: try-stage%:  ## write stage N yourself: makes my-stageN
 	@tests/stages/try-stage.sh $*
