@@ -35,6 +35,7 @@ MUST_EXPLAIN = """socket, descriptor, accept, non-blocking, event loop, back-pre
 FOREIGN = set("""nc curl ss strace tcpdump bash git cmp cp sed kill apt-get sudo gcc systemctl man openssl ngrok read write
     fork fg poll select FIN SYN RST ACK EAGAIN ESTAB LISTEN EPOLLIN localhost grep diff fork wrk stress conntrack nft ip timeout
     TLS HTTP SSH FIFO systemd yamux HTTP/2 QUIC jobs printf seq cat head wc sleep
+    gmake netstat dtruss ktrace kdump kevent perl
     ps time scp Recv-Q Send-Q Host SNI -N -o - + ::ffff: pi ngping you.example.com""".split())
 
 
@@ -169,7 +170,7 @@ def port_numbers():
     """All ports that the programs use if nobody says otherwise."""
     text = "".join((ROOT / name).read_text() for name in
                    ("common/options.c", "stage0-pipe/server.c", "stage0-pipe/client.c", "stage3-local/demo.sh"))
-    return {int(port) for port in re.findall(r"(?:_port = |_PORT:-)(\d+)", text)}
+    return {int(port) for port in re.findall(r"(?:\bport = |_PORT:-)(\d+)", text)}
 
 
 def enter_network():
@@ -301,7 +302,7 @@ def check_consoles(book, only):
     environment.update(LANG="C.UTF-8", NO_COLOR="1", TMPDIR=tempfile.gettempdir())
     with tempfile.TemporaryDirectory(prefix="walkthrough-") as folder:
         copy_repository(Path(folder))
-        if only:
+        if only and only not in "Prologue":  # which begins with that
             subprocess.run(["make", "-j2"], cwd=folder, env=environment, stdout=subprocess.DEVNULL, check=True)
         for chapter in dict.fromkeys(block.chapter for block in blocks):
             started, theirs = time.monotonic(), [block for block in blocks if block.chapter == chapter]

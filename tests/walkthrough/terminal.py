@@ -24,6 +24,8 @@ def normal(line, ports):
     and ports that the kernel picks, process numbers and the width of columns."""
     line = re.sub(r"\b\d\d:\d\d:\d\d\.\d\d\d\b", "TIME", line)
     line = re.sub(r"\b\d+\.\d s\b", "DURATION", line)
+    line = re.sub(r"\b\d+m\d+\.\d{3}s\b", "DURATION", line)  # as time(1) says it
+    line = re.sub(r"^\d+\.\d{3} ", "SECONDS ", line)  # a ladder's
     line = re.sub(r"(\[::ffff:127\.0\.0\.1\]|\[::1\]|127\.0\.0\.1)(?=:\d)", "LOCALHOST", line)
     line = re.sub(r"(?<=LOCALHOST:)(\d+)", lambda m: m[1] if int(m[1]) in ports else "PORT", line)
     line = re.sub(r"^\[(\d+)\] \d+$", r"[\1] PID", line)
