@@ -254,6 +254,10 @@ def run_block(block, terminals, new_terminal):
     terminal = terminals.get(block.terminal()) or terminals.setdefault(block.terminal(), new_terminal())
     at = block.at
     try:
+        if block.lines[0].startswith("$ make show-stage"):
+            terminal.type(block.lines[0][2:])
+            terminal.expect_ladder(block.lines[1:])
+            return True
         for line in block.lines:
             at += 1
             if line.startswith("$ "):
