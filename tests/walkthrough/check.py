@@ -36,6 +36,7 @@ FOREIGN = set("""nc curl ss strace tcpdump bash git cmp cp sed kill apt-get sudo
     fork fg poll select FIN SYN RST ACK EAGAIN ESTAB LISTEN EPOLLIN localhost grep diff fork wrk stress conntrack nft ip timeout
     TLS HTTP SSH FIFO systemd yamux HTTP/2 QUIC jobs printf seq cat head wc sleep
     gmake netstat dtruss ktrace kdump kevent perl
+    mv haproxy inet_pton od 0d
     ps time scp Recv-Q Send-Q Host SNI -N -o - + ::ffff: pi ngping you.example.com""".split())
 
 
