@@ -22,6 +22,7 @@ import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+from exercises import wrong_exercises
 from terminal import KEYS, Mismatch, Terminal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -161,6 +162,32 @@ def check_diffs(book):
         before = ROOT / STAGES[STAGES.index(stage) - 1] / name
         diff = subprocess.run(["diff", "-u", before, ROOT / stage / name], stdout=subprocess.PIPE, text=True).stdout
         find_lines(unskipped(block), diff.split("\n")[2:], f"the diff of {block.file()}", block.at)
+    return count
+
+
+def function_text(source, name):
+    """The function of that name, from its first line to its last; None if there is none."""
+    found = re.search(rf"^[a-z][^\n;]*\b{name}\((?:[^;{{]*)\n{{\n.*?^}}$", source, re.M | re.S)
+    return found and found[0]
+
+
+def check_functions(book):
+    """Functions: each excerpt of C shows the first line of its own, or names it, and is a part of it."""
+    count = 0
+    for block in book.blocks:
+        if not (block.file() or "").endswith(".c"):
+            continue
+        count += 1
+        lines = [line[1:] for line in block.lines if line[:1] in " +"] if block.language == "diff" else unskipped(block)
+        named = re.search(r"in `(\w+)`$", block.label)
+        if named:
+            inside = function_text((ROOT / block.file()).read_text(), named[1])
+            if inside is None:
+                fail(block.at, f"{block.file()} has no function {named[1]}")
+            else:
+                find_lines(lines, inside.split("\n"), f"{named[1]} of {block.file()}", block.at)
+        elif not any(re.match(r"[a-z]", line) for line in lines):
+            fail(block.at, "an excerpt that doesn't say which function it is of")
     return count
 
 
@@ -475,11 +502,19 @@ def check_words(book):
     return len(rows)
 
 
+def check_tunnel_exercises(book):
+    """Exercises of stages 2 and 3: the check of each succeeds with the model solution, and fails without it."""
+    count, wrong = wrong_exercises(BOOK.read_text())
+    for what in wrong:
+        fail(1, what)
+    return count
+
+
 def main():
     only = sys.argv[1] if len(sys.argv) > 1 else None
     book = Book(BOOK.read_text())
     started, passed, bad = time.monotonic(), 0, []
-    for check in (check_excerpts, check_diffs, check_names, check_links, check_pictures, check_words, check_consoles):
+    for check in (check_excerpts, check_diffs, check_functions, check_names, check_links, check_pictures, check_words, check_tunnel_exercises, check_consoles):
         before = len(failures)
         count = check(book, only) if check is check_consoles else check(book)
         print(f"  {count:4} {check.__doc__.split(': ')[0].lower()}")
