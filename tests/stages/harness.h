@@ -139,6 +139,8 @@ void widen(struct peer *peer); /* from now on with more room */
 void expect_refused(struct program *with, const char *address, int port, const char *what);
 /* The same, for what is about to happen. */
 void expect_refused_soon(struct program *with, int port, const char *what);
+/* How many segments have come from the other side, those without bytes too; -1: can't be known here. */
+int segments_heard(struct peer *peer);
 /* The peer's own port. */
 int own_port(struct peer *peer);
 

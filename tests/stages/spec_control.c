@@ -355,6 +355,24 @@ void test_the_client_comes_back_when_it_was_told_busy(void)
     answer_ping(&client);
 }
 
+/* The other client may go at any moment: no longer and longer pauses, and none in which the place stays empty. */
+void test_the_client_tries_again_every_second_while_the_server_is_busy(void)
+{
+    struct client client = start_client("");
+    int64_t told = now_ms();
+
+    for (int i = 0; i < 4; i++) {
+        expect_hello(&client);
+        if (i > 0)
+            expect_later_than(client.program, told, 0.5, "the next try, about a second after `busy`,");
+        say(&client.server, "busy\n");
+        leave(&client.server);
+        told = now_ms();
+    }
+    expect_hello(&client);
+    expect_sooner_than(client.program, told, 2.7, "the next try, about a second after the fourth `busy`,");
+}
+
 void test_the_client_waits_longer_after_each_failure_until_a_welcome(void)
 {
     struct client client = start_client("");

@@ -6,7 +6,7 @@
 #   make test-stage2 ONLY='*token*'   those tests alone whose names are like that
 #   make try-stage2                   makes my-stage2 to begin with: stage 1's code, and a note on what to add
 
-HARNESS = $(patsubst %,$(BUILD)/tests/%.o,stages/harness stages/peers basics)
+HARNESS = $(patsubst %,$(BUILD)/tests/%.o,stages/harness stages/peers stages/segments basics)
 STAGE_PARTS = $(patsubst %,$(BUILD)/tests/stages/%.o,roles spec_cli spec_control spec_join spec_proxy)
 STAGE_TESTS = $(foreach n,0 1 2 3,$(BUILD)/tests/stages/test_stage$n)
 

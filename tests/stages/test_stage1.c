@@ -53,6 +53,7 @@ int main(int argc, char **argv)
         SLOW_SPEC(test_the_client_comes_back_half_a_second_after_any_loss),
         SPEC(test_the_client_comes_back_when_the_server_is_lost_right_after_welcome),
         SLOW_SPEC(test_the_client_comes_back_when_it_was_told_busy),
+        SLOW_SPEC(test_the_client_tries_again_every_second_while_the_server_is_busy),
         SLOW_SPEC(test_the_client_waits_longer_after_each_failure_until_a_welcome),
         SPEC(test_the_client_keeps_trying_while_no_server_is_there),
         SPEC(test_the_client_tries_every_address_of_a_name),

@@ -329,6 +329,30 @@ static void test_a_spare_waits_longer_than_a_user(void)
     exchange(&user, &spare, 1000, 1000);
 }
 
+/* A spare that is dead must be found out soon. Joined, it may be silent for as long as any other connection: what the line
+ * loses for some seconds comes back. */
+static void test_a_joined_proxy_connection_is_not_asked_for_signs_of_life_as_often_as_a_spare(void)
+{
+    struct server server = start_server("--spares 1 --heartbeat 1");
+    struct peer client = open_control(&server);
+
+    expect_requests(&client, 1);
+    struct peer spare = open_proxy(&server, "the spare");
+    struct peer user = dial("the user", server.program, server.public_port);
+    expect_start(&spare);
+    exchange(&user, &spare, 1000, 1000);
+    if (comes_within(&spare, 0.3)) /* the last acknowledgement */
+        expect_nothing_yet(&spare);
+    int heard = segments_heard(&spare);
+    if (heard < 0)
+        skip_test("this system does not tell what a connection has heard");
+    if (comes_within(&spare, 2.5))
+        expect_nothing_yet(&spare);
+    if (segments_heard(&spare) != heard)
+        unmet(server.program, "no question for signs of life from a pair that was idle for 2.5 s", "%d came",
+              segments_heard(&spare) - heard);
+}
+
 /* Users take descriptors; but of the last ones none is taken that a proxy connection needs. */
 static void test_more_users_than_descriptors_are_served_one_after_the_other(void)
 {
@@ -549,6 +573,23 @@ static void test_a_user_that_waits_for_the_app_outlives_the_control_connection(v
     expect_log(client.program, "dialing", "the client to log that it dials the local app");
     leave(&client.server);
     expect_hello(&client);
+    expect_caller(&client.app, "the other caller");
+    struct peer app = expect_caller(&client.app, "the local app");
+    expect_bytes(&app, "question");
+    exchange(&proxy, &app, 1000, 1000);
+}
+
+/* It is so for as long as for who dials it directly: the kernel knocks again after 1, 3 and 7 s. */
+static void test_a_local_app_that_is_slow_to_accept_is_waited_for(void)
+{
+    struct client client = start_welcome_client("");
+    struct peer proxy = ask_for_proxy(&client, first_token, "a proxy connection");
+    int64_t came = now_ms();
+
+    fill_queue(&client.app);
+    say(&proxy, START "question");
+    while (now_ms() - came < 5500)
+        comes_within(&proxy, (double)(came + 5500 - now_ms()) / 1000);
     expect_caller(&client.app, "the other caller");
     struct peer app = expect_caller(&client.app, "the local app");
     expect_bytes(&app, "question");
@@ -916,10 +957,12 @@ int main(int argc, char **argv)
         SPEC(test_too_many_spares_are_closed_the_oldest_first),
         SPEC(test_a_user_that_meets_a_spare_as_it_dies_gets_another),
         SLOW_SPEC(test_a_spare_waits_longer_than_a_user),
+        SLOW_SPEC(test_a_joined_proxy_connection_is_not_asked_for_signs_of_life_as_often_as_a_spare),
         SPEC(test_what_a_user_says_while_it_waits_is_not_lost),
         SPEC(test_a_user_that_closes_its_side_while_it_waits_is_served),
         SPEC(test_a_user_that_is_reset_while_it_waits_loses_its_place),
         SPEC(test_a_user_is_dropped_when_nobody_serves_it_within_the_wait),
+        SLOW_SPEC(test_when_no_client_was_there_for_longer_than_the_wait_users_are_turned_away_at_once),
         SPEC(test_users_that_come_while_no_client_is_there_are_served_when_it_comes),
         SPEC(test_users_that_wait_when_the_client_is_lost_are_served_when_it_is_back),
         SLOW_SPEC(test_no_request_is_lost_when_the_client_does_not_read),
@@ -946,6 +989,7 @@ int main(int argc, char **argv)
         SPEC(test_bytes_right_behind_start_reach_the_app),
         SPEC(test_start_may_come_byte_by_byte),
         SPEC(test_anything_but_start_closes_the_proxy_connection),
+        SLOW_SPEC(test_a_local_app_that_is_slow_to_accept_is_waited_for),
         SPEC(test_local_is_a_port_or_host_and_port),
         SPEC(test_a_user_is_closed_when_the_app_is_not_there_and_the_tunnel_lives),
         SPEC(test_the_client_lives_on_when_a_spare_is_closed),
@@ -959,6 +1003,7 @@ int main(int argc, char **argv)
         SPEC(test_the_client_uses_the_token_of_its_newest_welcome),
         SPEC(test_the_client_comes_back_when_the_server_is_lost_right_after_welcome),
         SLOW_SPEC(test_the_client_comes_back_when_it_was_told_busy),
+        SLOW_SPEC(test_the_client_tries_again_every_second_while_the_server_is_busy),
         SLOW_SPEC(test_the_client_waits_longer_after_each_failure_until_a_welcome),
         SPEC(test_the_client_keeps_trying_while_no_server_is_there),
         SPEC(test_the_client_tries_every_address_of_a_name),
