@@ -138,6 +138,12 @@ int sock_port(int fd)
                                                : ((struct sockaddr_in *)&address)->sin_port);
 }
 
+/* Whether this is a connection to that port of ours; what listens there has nobody at its other end. */
+static bool comes_to(int fd, int port)
+{
+    return sock_port(fd) == port && strcmp(sock_peer(fd).address, "unknown") != 0;
+}
+
 /* Two passes over all descriptors. In the first, who is found as often as all others together stays (Boyer and Moore's
  * majority vote); the second counts. */
 struct crowd sock_crowd(int port)
@@ -146,7 +152,7 @@ struct crowd sock_crowd(int port)
     int lead = 0, most = limits_descriptors();
 
     for (int fd = 0; fd < most; fd++) {
-        if (sock_port(fd) != port)
+        if (!comes_to(fd, port))
             continue;
         struct peer peer = sock_peer(fd);
         if (lead == 0)
@@ -154,6 +160,6 @@ struct crowd sock_crowd(int port)
         lead += strcmp(peer.address, crowd.peer.address) == 0 ? 1 : -1;
     }
     for (int fd = 0; fd < most; fd++)
-        crowd.count += sock_port(fd) == port && strcmp(sock_peer(fd).address, crowd.peer.address) == 0;
+        crowd.count += comes_to(fd, port) && strcmp(sock_peer(fd).address, crowd.peer.address) == 0;
     return crowd;
 }

@@ -115,7 +115,7 @@ static bool has_room_for_user(void *owner)
     int users = server->users.count + server->relays.count;
     bool is_full = users >= limits_users(others);
 
-    if (is_full && !server->is_full) {
+    if (is_full && !server->is_full && users > 0) {
         struct crowd crowd = sock_crowd(server->public.port);
         complain("full: there are descriptors for no more than these %d users; %d of them are from %s", users,
                  crowd.count, crowd.peer.address);

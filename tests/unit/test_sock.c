@@ -166,6 +166,40 @@ static void test_it_is_known_whether_the_peer_was_heard_lately(void **state)
     assert_false(sock_heard_lately(pair.ours, 300000)); /* not a socket any more */
 }
 
+/* Somebody comes from that address. */
+static struct pair comes_from(const char *address, int listening)
+{
+    struct sockaddr_storage where;
+    socklen_t size = make_address("127.0.0.1", port_of(listening), &where);
+    struct pair pair = {.peer = bound_to(address, 0), .ours = -1};
+
+    assert_true(connect(pair.peer, (struct sockaddr *)&where, size) == 0 || errno == EINPROGRESS);
+    eventually((pair.ours = accept(listening, NULL, NULL)) >= 0);
+    return pair;
+}
+
+static void test_of_a_crowd_it_is_known_who_holds_more_than_half(void **state)
+{
+    static const char *const from[] = {"127.0.0.2", "127.0.0.3", "127.0.0.2", "127.0.0.4",
+                                       "127.0.0.2", "127.0.0.2", "127.0.0.3"};
+    enum { PAIRS = sizeof from / sizeof from[0] };
+    int listening = listening_on("0.0.0.0", 0, 10);
+    struct pair pairs[PAIRS];
+
+    (void)state;
+    assert_int_equal(sock_crowd(port_of(listening)).count, 0); /* who listens is no connection */
+    for (int i = 0; i < PAIRS; i++)
+        pairs[i] = comes_from(from[i], listening);
+    struct crowd crowd = sock_crowd(port_of(listening));
+    assert_string_equal(crowd.peer.address, "127.0.0.2");
+    assert_int_equal(crowd.count, 4);
+    for (int i = 0; i < PAIRS; i++) {
+        close(pairs[i].ours);
+        close(pairs[i].peer);
+    }
+    close(listening);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -180,6 +214,7 @@ int main(void)
         UNIT(test_who_is_refused_hears_why_even_if_it_went_on_talking),
         UNIT(test_keepalive_times_are_rounded_up_to_seconds),
         UNIT(test_it_is_known_whether_the_peer_was_heard_lately),
+        UNIT(test_of_a_crowd_it_is_known_who_holds_more_than_half),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
