@@ -8,7 +8,7 @@
 
 HARNESS = $(patsubst %,$(BUILD)/tests/%.o,stages/harness stages/peers stages/segments basics)
 STAGE_PARTS = $(patsubst %,$(BUILD)/tests/stages/%.o,roles spec_cli spec_control spec_join spec_proxy)
-STAGE_TESTS = $(foreach n,0 1 2 3,$(BUILD)/tests/stages/test_stage$n)
+STAGE_TESTS = $(foreach n,0 1 2 3,$(BUILD)/tests/stages/test_stage$n) $(BUILD)/tests/stages/test_words
 
 $(STAGE_TESTS): %: %.o $(STAGE_PARTS) $(HARNESS)
 	@echo "  link     $@"
@@ -35,6 +35,11 @@ test-stage2: $(BUILD)/tests/stages/test_stage2 $(if $(DIR),$(OWN),stage2)  ## te
 	@$< $(or $(OWN_DIR),$(OUT)stage2-proxy) $(PATTERN) $(HINT)
 test-stage3: $(BUILD)/tests/stages/test_stage3 $(if $(DIR),$(OWN),stage3)  ## test stage 3 (DIR=folder: your own)
 	@$< $(or $(OWN_DIR),$(OUT)stage3-local) $(PATTERN) $(HINT)
+
+test-words: $(BUILD)/tests/stages/test_words stage3  ## stage 3 says why something does not work, and what to do
+	@$< $(OUT)stage3-local $(ONLY)
+
+TESTS += test-words
 
 try-stage0 try-stage1 try-stage2 try-stage3: try-stage%:  ## write stage N yourself: makes my-stageN
 	@tests/stages/try-stage.sh $*
@@ -69,5 +74,5 @@ else
   NOT_HERE += test-other-language test-show
 endif
 
-.PHONY: test-stage0 test-stage1 test-stage2 test-stage3 try-stage0 try-stage1 try-stage2 try-stage3 \
+.PHONY: test-stage0 test-stage1 test-stage2 test-stage3 test-words try-stage0 try-stage1 try-stage2 try-stage3 \
         show-stage0 show-stage1 show-stage2 show-stage3 test-show test-other-language test-harness

@@ -29,7 +29,7 @@ static int begin(void **state)
 static int parse_as(unsigned known, const char *arguments, const char *line)
 {
     static char words[500];
-    char *argv[MOST_WORDS] = {"server"};
+    char *argv[MOST_WORDS] = {"./ngrok--d"}; /* as it was called */
     struct usage usage = {"server", "Serves.", known, arguments};
     int argc = 1;
 
@@ -426,7 +426,7 @@ static void test_help_shows_the_options_that_there_are(void **state)
 {
     (void)state;
     const char *help = output_of("--help", OPT_CONTROL_PORT | OPT_WAIT, "LOCAL [SERVER]");
-    assert_non_null(strstr(help, "usage: server [options] LOCAL [SERVER]\nServes.\n"));
+    assert_non_null(strstr(help, "usage: ./ngrok--d [options] LOCAL [SERVER]\nServes.\n"));
     assert_non_null(strstr(help, "\n  LOCAL "));
     assert_non_null(strstr(help, "\n  SERVER "));
     assert_null(strstr(help, "\n  TARGET "));
@@ -440,7 +440,7 @@ static void test_help_shows_the_options_that_there_are(void **state)
     assert_null(strstr(help, "\n  LOCAL "));
     assert_non_null(strstr(help, "      --proxy-protocol "));
     assert_non_null(strstr(help, "      --congestion NAME "));
-    assert_non_null(strstr(output_of("-h", ALL, ""), "usage: server [options]\n"));
+    assert_non_null(strstr(output_of("-h", ALL, ""), "usage: ./ngrok--d [options]\n"));
 }
 
 static void test_the_version_is_shown(void **state)
