@@ -13,6 +13,7 @@ SLACK = 0.5  # for a busy machine
 OPTIONS = ["--heartbeat", str(HEARTBEAT)]
 BACKOFF = 0.5 * 1.25 + 1.0 * 1.25  # the first two pauses of the client, at their longest
 LONG = 75  # seconds; "about a minute"
+SHORT = 40  # a router is rebooted, a train is in a tunnel: whoever is idle meanwhile goes on later
 
 
 @scenario("client stopped (SIGSTOP); another client knocks all the time", waits=True)
@@ -169,6 +170,7 @@ async def line_cut(case):
             return time.monotonic() - began
 
         idle_took = await asyncio.gather(*[noticed(peer) for pair in idle for peer in pair])
+        check(min(idle_took) > SHORT, f"an idle user was given up after {min(idle_took):.0f} s already: no line may fail for a moment")
         both = [*up, *down]
         if kernel_ends_stuck_connections():
             busy_took = await asyncio.gather(*[noticed(peer) for peer in both])

@@ -191,3 +191,32 @@ async def request_with_answer(server):
     await user.send(b"bye")
     await user.ending(5)
     user.close()
+
+
+async def late_answer(first, second, seconds):
+    """`first` has said everything; `second` answers after so many seconds, and the answer arrives."""
+    first.end()
+    check(await second.receive() == b"", "bytes where the end should be")
+    await asyncio.sleep(seconds)
+    await second.send(b"late")
+    check(await first.receive_exactly(4) == b"late", "the answer did not arrive")
+
+
+@scenario("the app closes, the user never does (a pool of connections); beside it, an answer 76 s after the question's end, "
+          "either way", waits=True, seconds=140)
+async def user_never_closes(case):
+    server, client, app = await case.tunnel(None)
+    over = [await case.pair(server, app) for _ in range(5)]
+    in_use = [await case.pair(server, app) for _ in range(2)]
+    answers = [asyncio.create_task(late_answer(*pair, 76)) for pair in (in_use[0], in_use[1][::-1])]
+    for _, peer in over:
+        peer.close()
+    began = time.monotonic()
+    check(await over[0][0].receive() == b"", "bytes where the end should be")
+    users = {user.address[1] for user, _ in over}
+    await until(lambda: not any(remote in users for _, remote, _ in server.sockets()), 120, "the server holds none of them")
+    took = time.monotonic() - began
+    await asyncio.gather(*answers)
+    held = client.connections(app.port, "CLOSE_WAIT")
+    check(held <= 1, f"the client still holds {held} connections that the app has closed")
+    case.result(7, f"nothing is held {took:.0f} s after the app has closed; late answers arrive", "nothing but what is over")
