@@ -117,12 +117,12 @@ class Connection:
             self.writer.transport.abort()
 
 
-async def dial(host, number):
+async def dial(host, number, seconds=FIRST_LINE_SECONDS):
     """Tries every address of the host in turn. A number of 0: the host is the path of a Unix socket."""
     loop = asyncio.get_running_loop()
     reader, factory = streams()
     dialing = loop.create_connection(factory, host, number) if number else loop.create_unix_connection(factory, host)
-    return connection_of(reader, *await asyncio.wait_for(dialing, FIRST_LINE_SECONDS))
+    return connection_of(reader, *await asyncio.wait_for(dialing, seconds))
 
 
 def open_port(bind, endpoint):
