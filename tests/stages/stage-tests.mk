@@ -8,13 +8,14 @@
 
 HARNESS = $(patsubst %,$(BUILD)/tests/%.o,stages/harness stages/peers stages/segments basics)
 STAGE_PARTS = $(patsubst %,$(BUILD)/tests/stages/%.o,roles spec_cli spec_control spec_join spec_proxy)
-STAGE_TESTS = $(foreach n,0 1 2 3,$(BUILD)/tests/stages/test_stage$n) $(BUILD)/tests/stages/test_words
+STAGE_TESTS = $(foreach n,0 1 2 3,$(BUILD)/tests/stages/test_stage$n)
+WORDS_TEST = $(BUILD)/tests/stages/test_words
 
-$(STAGE_TESTS): %: %.o $(STAGE_PARTS) $(HARNESS)
+$(STAGE_TESTS) $(WORDS_TEST): %: %.o $(STAGE_PARTS) $(HARNESS)
 	@echo "  link     $@"
 	$Q$(LINK) -o $@ $^ $$(pkg-config --libs cmocka)
 
-build-tests: $(STAGE_TESTS)
+build-tests: $(STAGE_TESTS) $(WORDS_TEST)
 
 # A reader's own programs, unless DIR is one of our folders. -Icommon finds "../common/..." from anywhere.
 OWN_DIR = $(patsubst %/,%,$(DIR))
@@ -36,8 +37,8 @@ test-stage2: $(BUILD)/tests/stages/test_stage2 $(if $(DIR),$(OWN),stage2)  ## te
 test-stage3: $(BUILD)/tests/stages/test_stage3 $(if $(DIR),$(OWN),stage3)  ## test stage 3 (DIR=folder: your own)
 	@$< $(or $(OWN_DIR),$(OUT)stage3-local) $(PATTERN) $(HINT)
 
-test-words: $(BUILD)/tests/stages/test_words stage3  ## stage 3 says why something does not work, and what to do
-	@$< $(OUT)stage3-local $(ONLY)
+test-words: $(WORDS_TEST) stage3  ## stage 3 says why something does not work, and what to do
+	@$< $(OUT)stage3-local $(PATTERN)
 
 TESTS += test-words
 
