@@ -205,17 +205,24 @@ static void try_addresses(struct dial *dial)
     dial->on_dialed(dial->owner, -1);
 }
 
+/* Where this side lacks something, nobody tries for a moment: to look for a port where none is free takes the kernel ten
+ * milliseconds, in which everything stands still. */
 static void begin(void *owner)
 {
     struct dial *dial = owner;
+    struct target *target = dial->target;
+    uint64_t now_ms = loop_now_ms(dial->loop);
 
-    /* To look for a port where none is free takes the kernel ten milliseconds: not for each dial of a turn. */
-    dial->failed_here = loop_now_ms(dial->loop) < dial->target->lack_until_ms;
+    if (now_ms < target->lack_until_ms && now_ms < dial->end_ms) {
+        timer_start(dial->loop, &dial->timer, (int)(target->lack_until_ms - now_ms), begin, dial);
+        return;
+    }
+    dial->failed_here = now_ms < target->lack_until_ms;
     if (dial->failed_here)
-        dial->error = dial->target->lack;
+        dial->error = target->lack;
     else
-        target_refresh(dial->target, dial->loop);
-    dial->tries_left = dial->target->count;
+        target_refresh(target, dial->loop);
+    dial->tries_left = target->count;
     try_addresses(dial);
 }
 
@@ -224,6 +231,7 @@ void dial_start(struct dial *dial, struct loop *loop, struct target *target, int
 {
     *dial = (struct dial){
         .loop = loop, .target = target, .ms = ms, .on_dialed = on_dialed, .owner = owner, .watch.fd = -1};
+    dial->end_ms = loop_now_ms(loop) + (uint64_t)ms;
     timer_start(loop, &dial->timer, 0, begin, dial);
 }
 

@@ -39,8 +39,8 @@ struct dial {
  * never before dial_start returns: with a descriptor, which is the callee's, or with -1 and errno. A look-up is
  * waited for if there is no address at all, and for ms milliseconds at most if all have been tried in vain.
  * Whether the right one answers is not known here: see dial_good.
- * If it fails for what this side lacks, a descriptor, a port or memory, later dials to the target fail for half a second
- * without a try. */
+ * If it fails for what this side lacks, a descriptor, a port or memory, later dials to the target wait for half a second
+ * before they try, but no longer than ms altogether. */
 void dial_start(struct dial *dial, struct loop *loop, struct target *target, int ms,
                 void (*on_dialed)(void *owner, int fd), void *owner);
 /* Gives up; on_dialed will not be called. Does nothing if none is under way; all zeros is one that never
