@@ -52,7 +52,7 @@ static struct addrinfo *make_answer(const char *address, int port, struct addrin
 int getaddrinfo(const char *host, const char *service, const struct addrinfo *hints, struct addrinfo **found)
 {
     unsigned char bytes[16];
-    int port = atoi(service), count = 0;
+    int port = atoi(service), names = 0;
 
     *found = NULL;
     if (host == NULL) /* localhost */
@@ -65,10 +65,10 @@ int getaddrinfo(const char *host, const char *service, const struct addrinfo *hi
         return EAI_NONAME;
     lookups++;
     pthread_mutex_lock(&names_silent);
-    while (known[count] != NULL)
-        count++;
-    while (count > 0)
-        *found = make_answer(known[--count], port, *found);
+    while (known[names] != NULL)
+        names++;
+    while (names > 0)
+        *found = make_answer(known[--names], port, *found);
     pthread_mutex_unlock(&names_silent);
     errno = names_errno;
     return *found != NULL ? 0 : names_error;

@@ -219,7 +219,7 @@ static const char *next_lines(const struct way *way, int count)
         if (poll(&output, 1, 10000) != 1 || read(way->out, text + length, 1) != 1)
             fail_msg("%d lines more were expected after \"%.*s\"", count, (int)length, text);
         count -= text[length] == '\n';
-        length += text[length] != '\r' && length < sizeof text - 1;
+        length += length < sizeof text - 1 && text[length] != '\r';
     }
     text[length] = '\0';
     return text;
