@@ -48,11 +48,12 @@ static void tune(int fd, const struct sockaddr *address, const char *congestion)
     if (address->sa_family == AF_UNIX)
         return;
     os_use_all_ports(fd);
-    sock_tune(fd);
-    if (sock_is_loopback(address))
+    if (sock_is_loopback(address)) {
         sock_tune_local(fd);
-    else
-        congestion_choose(fd, congestion);
+        return;
+    }
+    sock_tune(fd);
+    congestion_choose(fd, congestion);
 }
 
 /* 0: connected; EINPROGRESS: under way; else why not. */

@@ -1,4 +1,4 @@
-/* How it works: getrlimit(2), asked each time, so that nothing has to be remembered. */
+/* How it works: getrlimit(2) and setrlimit(2). */
 #include "limits.h"
 
 #include <sys/resource.h>
@@ -21,7 +21,7 @@ void limits_raise(void)
         return;
     limit.rlim_cur = limit.rlim_max < most ? limit.rlim_max : most;
     (void)setrlimit(RLIMIT_NOFILE, &limit);
-    if (limits_users(OTHERS_LEAST) < 1)
+    if (limits_users(limits_connections(), OTHERS_LEAST) < 1)
         complain("%d descriptors are too few for a user; `ulimit -n 1024` allows more", limits_descriptors());
 }
 
@@ -51,7 +51,7 @@ int limits_connections(void)
     return limits_descriptors() - pipe_descriptors() - OWN_DESCRIPTORS;
 }
 
-int limits_users(int others)
+int limits_users(int connections, int others)
 {
-    return (limits_connections() - others) / 2;
+    return (connections - others) / 2;
 }

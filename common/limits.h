@@ -16,8 +16,8 @@ int limits_descriptors(void); /* all */
 int limits_pipes(void);
 int limits_connections(void);
 
-/* How many users fit, beside so many other connections. A user takes two: at the server its own and its proxy connection,
- * at the client that and the private connection. With a limit of 1024 and 10 others (752 - 10) / 2 = 371 users. */
-int limits_users(int others);
+/* How many users fit into so many connections, beside so many others. A user takes two: at the server its own and its proxy
+ * connection, at the client that and the private connection. With 752 connections and 10 others: 371 users. */
+int limits_users(int connections, int others);
 
 #endif

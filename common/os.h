@@ -31,9 +31,11 @@ int os_descriptors_max(void);
 
 /* For a socket that will connect(2): any port that is free will do. */
 void os_use_all_ports(int fd);
-/* After so many seconds of silence, and again and again, the peer's kernel is asked for a sign of life; after three
- * without an answer the connection is broken. */
-void os_keepalive(int fd, int seconds);
+/* The peer's kernel is asked for a sign of life when it has been silent for a while; after three questions without an
+ * answer the connection is broken. */
+void os_keepalive(int fd);
+/* The while, in seconds, before the first question and between two. */
+void os_keepalive_period(int fd, int seconds);
 /* Bytes under way that nobody acknowledges: the connection is broken within a minute, if the system can do that. A peer
  * that is there, but reads nothing, may take as long as it likes. */
 void os_give_up_the_dead(int fd);

@@ -123,12 +123,16 @@ void os_use_all_ports(int fd)
     (void)fd;
 }
 
-void os_keepalive(int fd, int seconds)
+void os_keepalive(int fd)
 {
     set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+    set_option(fd, IPPROTO_TCP, KEEP_COUNT, 3);
+}
+
+void os_keepalive_period(int fd, int seconds)
+{
     set_option(fd, IPPROTO_TCP, KEEP_IDLE, seconds);
     set_option(fd, IPPROTO_TCP, KEEP_INTERVAL, seconds);
-    set_option(fd, IPPROTO_TCP, KEEP_COUNT, 3);
 }
 
 void os_give_up_the_dead(int fd)
@@ -149,7 +153,8 @@ int os_congestion(int fd, const char *name)
 
 void os_tune_local(int fd)
 {
-    (void)fd;
+    os_keepalive(fd); /* a program may have ended its stream and left altogether */
+    os_keepalive_period(fd, 30);
 }
 
 int os_unacknowledged(int fd)

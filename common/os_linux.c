@@ -18,6 +18,10 @@
 #define TCP_RTO_MAX_MS 44 /* linux/tcp.h, since Linux 6.15 */
 #endif
 
+/* Within a machine no line goes dead. But a program may have ended its stream and left altogether: the kernel answers a
+ * question in its place for a minute, then with a reset. */
+enum { LOCAL_KEEPALIVE_S = 30 };
+
 int os_socket(int family)
 {
     return socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -73,14 +77,23 @@ void os_use_all_ports(int fd)
     (void)setsockopt(fd, IPPROTO_IP, IP_LOCAL_PORT_RANGE, &range, sizeof range);
 }
 
-void os_keepalive(int fd, int seconds)
+static void keep_alive(int fd)
 {
     int on = 1;
 
     (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+}
+
+void os_keepalive(int fd)
+{
+    keep_alive(fd);
+    set_tcp(fd, TCP_KEEPCNT, 3);
+}
+
+void os_keepalive_period(int fd, int seconds)
+{
     set_tcp(fd, TCP_KEEPIDLE, seconds);
     set_tcp(fd, TCP_KEEPINTVL, seconds);
-    set_tcp(fd, TCP_KEEPCNT, 3);
 }
 
 /* Bytes are sent again with pauses that grow to two minutes, for a quarter of an hour (tcp(7), tcp_retries2). With pauses
@@ -100,6 +113,8 @@ int os_congestion(int fd, const char *name)
 void os_tune_local(int fd)
 {
     (void)os_congestion(fd, "reno");
+    keep_alive(fd);
+    set_tcp(fd, TCP_KEEPIDLE, LOCAL_KEEPALIVE_S);
 }
 
 int os_unacknowledged(int fd)

@@ -1,8 +1,8 @@
 /* How it works: setsockopt(2), each option with its reason. What systems call by different names is in os. */
 #include "sock.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdarg.h>
@@ -27,18 +27,23 @@ static int whole_seconds(int ms)
 
 void sock_keepalive(int fd, int ms)
 {
-    os_keepalive(fd, whole_seconds(ms));
+    os_keepalive_period(fd, whole_seconds(ms));
 }
 
-void sock_tune(int fd)
+static void send_at_once(int fd)
 {
     /* Nagle's algorithm (RFC 896) holds small messages back to send fewer packets; whoever wrote into the
      * tunnel has made that choice already, and would wait twice. */
     sock_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     /* Urgent data (MSG_OOB), as old programs send it, is a byte like the others: tcp(7). */
     sock_option(fd, SOL_SOCKET, SO_OOBINLINE, 1);
-    /* Who is silent may be gone. So may a program that has ended its stream, on this machine too: only a question tells
-     * whether it still listens. */
+}
+
+void sock_tune(int fd)
+{
+    send_at_once(fd);
+    /* Who is silent may be gone: only a question tells. */
+    os_keepalive(fd);
     sock_keepalive(fd, KEEPALIVE_MS);
     /* One with bytes under way sends no keepalives but repeats the bytes. */
     os_give_up_the_dead(fd);
@@ -46,6 +51,7 @@ void sock_tune(int fd)
 
 void sock_tune_local(int fd)
 {
+    send_at_once(fd);
     os_tune_local(fd);
 }
 
@@ -110,18 +116,21 @@ void sock_refuse(int fd, const char *line)
 struct peer sock_peer(int fd)
 {
     struct sockaddr_storage address;
+    const struct sockaddr_in *v4 = (const struct sockaddr_in *)&address;
+    const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&address;
     socklen_t size = sizeof address;
     struct peer peer = {"unknown", "0", "an unknown address"};
-    char host[sizeof peer.address];
 
-    if (getpeername(fd, (struct sockaddr *)&address, &size) != 0 ||
-        getnameinfo((struct sockaddr *)&address, size, host, sizeof host, peer.port, sizeof peer.port,
-                    NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+    if (getpeername(fd, (struct sockaddr *)&address, &size) != 0)
         return peer; /* it is gone already */
-    bool is_v4_in_v6 = strncmp(host, "::ffff:", 7) == 0 && strchr(host, '.') != NULL;
-    snprintf(peer.address, sizeof peer.address, "%s", is_v4_in_v6 ? host + 7 : host);
-    peer.address[strcspn(peer.address, "%")] =
-        '\0'; /* a link-local one has the name of the network card behind it */
+    bool is_v6 = address.ss_family == AF_INET6;
+    bool is_v4_in_v6 = is_v6 && IN6_IS_ADDR_V4MAPPED(&v6->sin6_addr); /* the last 4 of its 16 bytes */
+    if (is_v6 && !is_v4_in_v6)
+        inet_ntop(AF_INET6, &v6->sin6_addr, peer.address, sizeof peer.address);
+    else
+        inet_ntop(AF_INET, is_v6 ? (const void *)&v6->sin6_addr.s6_addr[12] : &v4->sin_addr, peer.address,
+                  sizeof peer.address);
+    snprintf(peer.port, sizeof peer.port, "%d", ntohs(is_v6 ? v6->sin6_port : v4->sin_port));
     snprintf(peer.text, sizeof peer.text, strchr(peer.address, ':') != NULL ? "[%s]:%s" : "%s:%s",
              peer.address, peer.port);
     return peer;

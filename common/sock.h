@@ -17,13 +17,14 @@ enum {
 
 /* Sets all that this header's first lines promise. For listening sockets too: what they accept inherits it. */
 void sock_tune(int fd);
-/* On top of that: what makes a connection quick that stays on this machine. Before connect or listen. */
+/* The same for a connection that stays on this machine, and what makes it quick. Before connect or listen; also on top of
+ * sock_tune. */
 void sock_tune_local(int fd);
 /* Whether this address, IPv4 or IPv6, is one of 127.0.0.0/8 or ::1. */
 bool sock_is_loopback(const struct sockaddr *address);
 
-/* Has the kernel ask the peer's for a sign of life after ms milliseconds of silence, rounded up to seconds,
- * and again and again; after three that were not answered the connection is broken. */
+/* Has the kernel of a socket that was tuned ask the peer's for a sign of life after ms milliseconds of silence, rounded up
+ * to seconds, and again and again; after three that were not answered the connection is broken. */
 void sock_keepalive(int fd, int ms);
 /* Whether the peer's kernel has sent or answered anything lately: within two periods of that keepalive. */
 bool sock_heard_lately(int fd, int keepalive_ms);

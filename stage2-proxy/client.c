@@ -40,6 +40,7 @@ struct client {
     struct timer pause;  /* until then, after one could not be opened */
     struct link proxies; /* those that are not joined yet */
     int proxies_count;
+    int connections_most; /* that there are descriptors for */
     struct relays relays; /* those that are joined */
     unsigned joined;      /* so far */
 };
@@ -92,7 +93,7 @@ static void on_proxy_dialed(void *owner, int fd)
 
 static bool has_room_for_proxy(const struct client *client)
 {
-    return client->proxies_count + client->relays.count < limits_users(0);
+    return client->proxies_count + client->relays.count < limits_users(client->connections_most, 0);
 }
 
 /* Step 5: opens the proxy connections that are owed, as far as there are descriptors. */
@@ -246,6 +247,7 @@ static int open_client(struct client *client)
     client->loop = loop_new();
     if (client->loop == NULL || target_lookup(&client->server, client->loop) != 0)
         return -1;
+    client->connections_most = limits_connections();
     list_init(&client->proxies);
     relays_init(&client->relays, client->loop, on_user_done, client);
     dial_server(client);

@@ -32,6 +32,7 @@ struct server {
     int missed;              /* proxy connections that were missing at the last roll-call */
     uint64_t roll_call_ms;   /* the time of that */
     unsigned users_so_far;
+    int connections_most; /* that there are descriptors for */
     bool is_full;
 };
 
@@ -113,7 +114,7 @@ static bool has_room_for_user(void *owner)
     struct server *server = owner;
     int others = server->proxies.count + server->newcomers.count + 1;
     int users = server->users.count + server->relays.count;
-    bool is_full = users >= limits_users(others);
+    bool is_full = users >= limits_users(server->connections_most, others);
 
     if (is_full && !server->is_full && users > 0) {
         struct crowd crowd = sock_crowd(server->public.port);
@@ -243,6 +244,7 @@ static int open_server(struct server *server)
     if (server->loop == NULL)
         return -1;
     server->client_left_ms = loop_now_ms(server->loop);
+    server->connections_most = limits_connections();
     newcomers_init(&server->newcomers, server->loop);
     waitlist_init(&server->users, server->loop, options->wait_ms, false, on_user_left, server);
     waitlist_init(&server->proxies, server->loop, 0, true, on_proxy_left, server);

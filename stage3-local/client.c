@@ -44,6 +44,7 @@ struct client {
     struct link proxies; /* those that are not joined yet */
     struct link started; /* nor those, but their user is there and waits for the local app */
     int proxies_count;
+    int connections_most; /* that there are descriptors for */
     struct relays relays; /* those that are joined */
     unsigned joined;      /* so far */
 
@@ -179,7 +180,7 @@ static void on_proxy_dialed(void *owner, int fd)
 
 static bool has_room_for_proxy(const struct client *client)
 {
-    return client->proxies_count + client->relays.count < limits_users(0);
+    return client->proxies_count + client->relays.count < limits_users(client->connections_most, 0);
 }
 
 /* Step 5: opens the proxy connections that are owed, as far as there are descriptors. */
@@ -380,6 +381,7 @@ static int open_client(struct client *client)
         return -1;
     if (target_lookup(&client->local, client->loop) != 0)
         return -1;
+    client->connections_most = limits_connections();
     list_init(&client->proxies);
     list_init(&client->started);
     client->server.congestion = client->local.congestion = client->options.congestion;

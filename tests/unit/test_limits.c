@@ -53,7 +53,8 @@ static void test_of_1024_a_quarter_is_for_pipes_and_752_are_for_connections(void
 
 static int users_of_1024(void)
 {
-    return limits_users(10) == 371 && limits_users(0) == 376 ? 0 : 1;
+    return limits_users(limits_connections(), 10) == 371 && limits_users(limits_connections(), 0) == 376 ? 0
+                                                                                                         : 1;
 }
 
 static void test_beside_10_others_371_users_fit_into_them(void **state)
