@@ -221,8 +221,9 @@ async def secret_kept(case):
     # A stand-in for the client, to learn a token.
     stand_in = await case.connect(server.ports[0])
     await stand_in.send(f"hello {secret}\n".encode())
-    word, token = (await stand_in.receive_line()).split()
-    check(word == "welcome" and re.fullmatch("[0-9a-f]{32}", token), "no `welcome TOKEN` for the right secret")
+    welcome = re.fullmatch("welcome ([0-9a-f]{32}) [0-9]+", await stand_in.receive_line())
+    check(welcome, "no `welcome TOKEN PORT` for the right secret")
+    token = welcome[1]
     tokens.append(token)
     check(await say(server.ports[0], f"hello {secret}") == "busy", "a second client was not told `busy`")
     stand_in.close()
