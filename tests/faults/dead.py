@@ -189,6 +189,21 @@ async def line_cut(case):
                        f"back after {back:.1f} s", "what was joined when the line was cut")
 
 
+@scenario("a user reads nothing for 75 s, longer than the dead are waited for, while the app sends 64 MB", waits=True, root=True,
+          seconds=150)
+async def user_pauses(case):
+    with Line() as line:
+        server, client, app = await line.tunnel(case, None)
+        user, peer = await case.pair(server, app, namespace=line.server)
+        data = os.urandom(64 << 20)
+        sending = asyncio.create_task(peer.send(data, 140))
+        await asyncio.sleep(LONG)
+        check(not sending.done(), "the app is not held up, or was given up")
+        check(await user.receive_exactly(len(data), 60) == data, "other bytes came than were sent")
+        await sending
+        case.result(1, "held up, not given up: then every byte arrives")
+
+
 @scenario("packets of all spare proxy connections dropped, the control connection goes on (a NAT forgot them); a user every "
           "0.2 s from 3 heartbeats on", waits=True, root=True)
 async def spares_forgotten(case):
