@@ -17,7 +17,7 @@ static void test_what_local_and_server_may_be_is_told_to_who_got_them_wrong(void
     static const char *const locals[] = {"localhost", "http://localhost:8080", "app", "localhost:http"};
 
     for (size_t i = 0; i < sizeof locals / sizeof locals[0]; i++) {
-        struct program *client = run("client", "%s 127.0.0.1", locals[i]);
+        struct program *client = run("client", "%s", locals[i]);
 
         expect_exit(client, 2);
         expect_log(client, "LOCAL can't be \".*\": it is a port, host:port, or the path of a Unix socket",
