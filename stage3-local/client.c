@@ -420,9 +420,11 @@ int main(int argc, char **argv)
         return status;
     if (target_parse(&client.server, server, client.options.control.port) != 0)
         return options_wrong("SERVER can't be \"%s\": it is a host, or host:port", server);
-    if (target_parse(&client.local, local, 0) != 0)
+    if (target_parse(&client.local, local, 0) != 0) {
+        target_clear(&client.server);
         return options_wrong("LOCAL can't be \"%s\": it is a port, host:port, or the path of a Unix socket",
                              local);
+    }
     status = open_client(&client) == 0 ? loop_run(client.loop) : 1;
     close_client(&client);
     if (status == 0)
