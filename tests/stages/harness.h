@@ -126,6 +126,7 @@ struct peer {
     int fd;
     const char *name;     /* whom it plays: "the user" */
     struct program *with; /* the program at the other end: its log is shown when something goes wrong */
+    bool was_reset; /* as soon as it was connected: the kernel tells an error once, and dial has heard it */
 };
 
 /* Connects to a port of this machine. */
