@@ -502,6 +502,47 @@ def check_words(book):
     return len(rows)
 
 
+# What the text says of options, and what --help says.
+SAID_OF_OPTIONS = [
+    ("stage2-proxy/server", "--wait", r"After `--wait` seconds \((\d+),"),
+    ("stage2-proxy/server", "--wait", r"If you were slower than (fifteen)\s+seconds"),
+    ("stage3-local/server", "--spares", r"there are\s+always (eight),"),
+    ("stage3-local/server", "--spares", r"would hold (eight) idle\s+connections"),
+]
+NUMBERS = {"eight": "8", "fifteen": "15"}
+
+
+def check_tunnel_claims(book):
+    """Claims about stages 2 and 3: what options are if nobody says otherwise, who logs which steps, the NAT lab's guide."""
+    for program, option, pattern in SAID_OF_OPTIONS:
+        said = re.search(pattern, book.prose)
+        text = subprocess.run([ROOT / program, "--help"], stdout=subprocess.PIPE, text=True).stdout
+        default = re.search(rf" {option} .*\((\d+)\)$", text, re.M)
+        if not said:
+            fail(1, f"a claim that is checked is not in the text any more: {pattern}")
+        elif not default or NUMBERS.get(said[1], said[1]) != default[1]:
+            fail(book.line_at(said.start()), f"{option} is {default and default[1]}, not {said[1]}")
+
+    said = re.search(r"server's log has steps ([\d, and]+), the client's ([\d, and]+):", book.prose.replace("\n", " "))
+    shown = {who: set() for who in ("server", "client")}
+    first, last = (book.prose[:book.prose.index(heading, book.prose.index("## Stage 2: "))].count("\n") for heading in
+                   ("### Run it", "### Look underneath"))
+    for line in (line for block in book.blocks if first < block.at < last for line in block.lines):
+        if step := re.match(r"[\d:.]+ (server|client): step (\d)", line):
+            shown[step[1]].add(step[2])
+    for who, steps in zip(("server", "client"), said.groups() if said else ("", "")):
+        if set(re.findall(r"\d", steps)) != shown[who]:
+            fail(first, f"in stage 2, the {who}'s log has steps {sorted(shown[who])}, and the text says {steps or 'nothing'}")
+
+    guide = (ROOT / "tests/natlab/up").read_text()
+    for name, value in [("routers", "router (NAT, firewall) $PUBLIC"), *re.findall(r"^([A-Z_]+)=([\d.]+) ", guide, re.M),
+                        ("HOME_ADDRESS", "192.168.1.2")]:
+        guide = guide.replace("$" + name, value)
+    for block in (block for block in book.blocks if block.lines[:1] == ["$ sudo make nat-lab"]):
+        find_lines(unskipped(block)[1:-1], guide.split("\n"), "what tests/natlab/up says", block.at)
+    return len(SAID_OF_OPTIONS) + 3
+
+
 def check_tunnel_exercises(book):
     """Exercises of stages 2 and 3: the check of each succeeds with the model solution, and fails without it."""
     count, wrong = wrong_exercises(BOOK.read_text())
@@ -514,7 +555,8 @@ def main():
     only = sys.argv[1] if len(sys.argv) > 1 else None
     book = Book(BOOK.read_text())
     started, passed, bad = time.monotonic(), 0, []
-    for check in (check_excerpts, check_diffs, check_functions, check_names, check_links, check_pictures, check_words, check_tunnel_exercises, check_consoles):
+    for check in (check_excerpts, check_diffs, check_functions, check_names, check_links, check_pictures, check_words, check_tunnel_claims,
+                  check_tunnel_exercises, check_consoles):
         before = len(failures)
         count = check(book, only) if check is check_consoles else check(book)
         print(f"  {count:4} {check.__doc__.split(': ')[0].lower()}")
