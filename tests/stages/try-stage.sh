@@ -65,8 +65,11 @@ server    listens on --public-port for users and on --proxy-port for proxy conne
               a user comes ->  create_proxy      on the control connection
               proxy TOKEN                        the first line of a proxy connection; with any other TOKEN it is closed
           The first user that waits and the first proxy connection that waits are joined. A user that nobody serves
-          within --wait seconds is dropped. Users that wait while no client is there are served when it comes.
+          within --wait seconds is dropped. Users that wait while no client is there are served when it comes; those
+          who come when there has been none for longer than --wait are turned away at once, with a reset.
+          Proxy connections that were missing at the last ping and still are have got lost: they are asked for again.
 client    on \`create_proxy\` opens a proxy connection, says \`proxy TOKEN\`, and then echoes all that comes.
+          One that can't be opened is tried again within a second.
 
 The server logs a user's life: \`user 7 done: 412 B up, 1.2 MB down, 0.3 s\`.
 In common/: waitlist, relay, secret.
@@ -77,13 +80,16 @@ NOTE
 Stage 3: the local app, and what a tunnel needs to be used. Here is the code of stage 2. Begin with
 the options, as no test goes without: --spares, --secret-file, --drain, and the client's argument LOCAL.
 
-server    a secret (--secret-file, else TUNNEL_SECRET):  hello SECRET  ->  welcome TOKEN, or \`denied\`, and it closes.
+server    a secret (--secret-file, else TUNNEL_SECRET):  hello SECRET -> welcome TOKEN PORT, the port
+          that users come to, or \`denied\`, and it closes.
           Spares: right after \`welcome\` it asks for --spares N proxy connections; one that is used or dies is replaced.
-          \`start\` is what it says on a proxy connection when a user is joined to it; all that follows is the user's.
+          \`start ADDRESS PORT\`, the user's, is what it says on a proxy connection when a user is joined to it; all that
+          follows is the user's.
           Stop: after SIGINT or SIGTERM it listens no longer, and lets users finish for up to --drain seconds.
           A second signal ends it at once.
 client    LOCAL (a port, or host:port) is the local app. On \`start\` it dials it and joins the two; if it is not
-          there, the proxy connection is closed and all else goes on. \`denied\` ends it with status 1. It stops as
+          there, the proxy connection is closed and all else goes on. With --proxy-protocol it tells the app first, in a
+          line of the PROXY protocol, version 1, who the user is. \`denied\` ends it with status 1. It stops as
           the server does.
 NOTE
     ;;
