@@ -513,8 +513,8 @@ NUMBERS = {"eight": "8", "fifteen": "15"}
 
 
 def check_tunnel_claims(book):
-    """Claims about stages 2 and 3: what options are if nobody says otherwise, who logs which steps, which lines the drawings show,
-    the NAT lab's guide."""
+    """Claims about stages 2 and 3: what options are if nobody says otherwise, who logs which steps, which lines there are,
+    in tables and drawings, the NAT lab's guide."""
     for program, option, pattern in SAID_OF_OPTIONS:
         said = re.search(pattern, book.prose)
         text = subprocess.run([ROOT / program, "--help"], stdout=subprocess.PIPE, text=True).stdout
@@ -536,6 +536,11 @@ def check_tunnel_claims(book):
             fail(first, f"in stage 2, the {who}'s log has steps {sorted(shown[who])}, and the text says {steps or 'nothing'}")
 
     lines = set(re.findall(r"^\| `([^`]+)` \|", book.prose[book.prose.index("## Stage 2: "):], re.M))
+    for place in ("README.md", "tests/stages/try-stage.sh"):
+        text = (ROOT / place).read_text()
+        for line in lines:
+            if not re.search(rf"\b{line}(?! TOKEN| PORT)\b", text):
+                fail(1, f"{place} does not know the line {line}")
     for picture in ("stage2-proxy/stage2.svg", "stage3-local/stage3.svg"):
         for drawn in re.findall(r'class="code[^>]*>((?:hello|welcome|create_proxy|proxy|start)\b[^<]*)<', (ROOT / picture).read_text()):
             if drawn not in lines:
@@ -547,7 +552,7 @@ def check_tunnel_claims(book):
         guide = guide.replace("$" + name, value)
     for block in (block for block in book.blocks if block.lines[:1] == ["$ sudo make nat-lab"]):
         find_lines(unskipped(block)[1:-1], guide.split("\n"), "what tests/natlab/up says", block.at)
-    return len(SAID_OF_OPTIONS) + 5
+    return len(SAID_OF_OPTIONS) + 7
 
 
 def check_tunnel_exercises(book):
