@@ -165,6 +165,10 @@ $(UNIT_TESTS:%=$(BUILD)/tests/unit/%): %: %.o $(UNIT_OBJECTS) $(BUILD)/tests/bas
 	@echo "  link     $@"
 	$Q$(LINK) -o $@ $^ $$(pkg-config --libs cmocka)
 
+# Only epoll(7) tells that the end of a stream is there, and only a bucket of pipes makes use of it.
+$(BUILD)/tests/unit/%.o: CPPFLAGS += -DLAST_IS_TOLD=$(if $(filter epoll,$(POLLER)),1,0) \
+                                     -DLAST_WAITS=$(if $(filter epoll/pipe,$(POLLER)/$(BUCKET)),1,0)
+
 $(BUILD)/tests/%.o: tests/%.c $(BUILD)/flags | need-cmocka
 	@mkdir -p $(@D)
 	@echo "  compile  $<"

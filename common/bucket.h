@@ -40,7 +40,8 @@ bool bucket_is_empty(const struct bucket *bucket);
 /* Takes what has come, as much as an empty bucket holds. many: the last turn brought many bytes. Returns what recv(2) would:
  * the bytes taken, 0 at the end of the stream, or -1 with errno. */
 ssize_t bucket_fill(struct buckets *buckets, struct bucket *bucket, int source, bool many);
-/* Sends what is in it, as far as there is room. Returns what send(2) would. */
-ssize_t bucket_pour(struct bucket *bucket, int sink);
+/* Sends what is in it, as far as there is room. more: something follows at once, and a few bytes shall wait for it. Returns
+ * what send(2) would. */
+ssize_t bucket_pour(struct bucket *bucket, int sink, bool more);
 
 #endif

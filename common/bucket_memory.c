@@ -55,10 +55,11 @@ ssize_t bucket_fill(struct buckets *buckets, struct bucket *bucket, int source, 
     return count;
 }
 
-ssize_t bucket_pour(struct bucket *bucket, int sink)
+ssize_t bucket_pour(struct bucket *bucket, int sink, bool more)
 {
     ssize_t count = send(sink, bucket->bytes + bucket->from, bucket->to - bucket->from, 0);
 
+    (void)more; /* few systems know how to */
     if (count > 0)
         bucket->from += (size_t)count;
     return count;

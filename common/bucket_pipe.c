@@ -141,7 +141,7 @@ ssize_t bucket_fill(struct buckets *buckets, struct bucket *bucket, int source, 
     return count;
 }
 
-ssize_t bucket_pour(struct bucket *bucket, int sink)
+ssize_t bucket_pour(struct bucket *bucket, int sink, bool more)
 {
     ssize_t count;
 
@@ -149,7 +149,7 @@ ssize_t bucket_pour(struct bucket *bucket, int sink)
         count = splice(bucket->out, NULL, sink, NULL, bucket->piped, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
         bucket->piped -= count > 0 ? (size_t)count : 0;
     } else {
-        count = send(sink, bucket->bytes + bucket->from, bucket->to - bucket->from, 0);
+        count = send(sink, bucket->bytes + bucket->from, bucket->to - bucket->from, more ? MSG_MORE : 0);
         bucket->from += count > 0 ? (size_t)count : 0;
     }
     return count;

@@ -17,14 +17,14 @@ struct poller {
 
 static uint32_t epoll_events(unsigned interest)
 {
-    return ((interest & WATCH_READ) ? (uint32_t)EPOLLIN : 0) |
+    return ((interest & WATCH_READ) ? (uint32_t)(EPOLLIN | EPOLLRDHUP) : 0) |
            ((interest & WATCH_WRITE) ? (uint32_t)EPOLLOUT : 0);
 }
 
 static unsigned watch_bits(uint32_t events)
 {
     return ((events & EPOLLIN) ? WATCH_READ : 0u) | ((events & EPOLLOUT) ? WATCH_WRITE : 0u) |
-           ((events & (EPOLLERR | EPOLLHUP)) ? WATCH_GONE : 0u);
+           ((events & (EPOLLERR | EPOLLHUP)) ? WATCH_GONE : 0u) | ((events & EPOLLRDHUP) ? WATCH_LAST : 0u);
 }
 
 struct poller *poller_open(void)

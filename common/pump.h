@@ -38,8 +38,8 @@ enum pumped {
 };
 
 /* One turn: takes in what has come from source, and sends it to sink as far as it goes. If there is more, the loop tells
- * of it again. Both descriptors must not block; they stay the caller's. */
-enum pumped pump_turn(struct pump *pump, struct buckets *buckets, int source, int sink);
+ * of it again. last: what has come is known to be the last. Both descriptors must not block; they stay the caller's. */
+enum pumped pump_turn(struct pump *pump, struct buckets *buckets, int source, int sink, bool last);
 /* To be asked now and then, with the bytes that have left the pump but not arrived at the sink yet. Whether nothing more has
  * arrived there the last so many times. */
 bool pump_is_stuck(struct pump *pump, uint64_t under_way, int times);

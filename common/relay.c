@@ -171,12 +171,12 @@ static void pass_end_on(struct relay *relay, int source)
         on_broken(relay, sink);
 }
 
-static void run_pump(struct relay *relay, int i)
+static void run_pump(struct relay *relay, int i, bool last)
 {
     struct pump *pump = &relay->pumps[i];
     struct buckets *buckets = &relay->relays->buckets;
     int sink = other(relay, i);
-    enum pumped result = pump_turn(pump, buckets, relay->ends[i].fd, relay->ends[sink].fd);
+    enum pumped result = pump_turn(pump, buckets, relay->ends[i].fd, relay->ends[sink].fd, last);
 
     if (result != GOES_ON)
         pump_end(pump, buckets);
@@ -210,11 +210,12 @@ static int watch_end(struct relay *relay, int end)
 static void on_end(struct relay *relay, int end, unsigned ready)
 {
     int feeds_it = other(relay, end); /* a pump; that which it feeds is number end */
+    bool last = (ready & WATCH_LAST) && !(ready & WATCH_GONE) && !is_broken(relay);
 
     if (relay->pumps[feeds_it].state == DRAINING && (ready & (WATCH_WRITE | WATCH_GONE)))
-        run_pump(relay, feeds_it);
+        run_pump(relay, feeds_it, false);
     if (relay->pumps[end].state == FILLING && (ready & (WATCH_READ | WATCH_GONE)))
-        run_pump(relay, end);
+        run_pump(relay, end, last);
     if ((ready & WATCH_GONE) && relay->ends[end].interest == 0) {
         watch_stop(relay->relays->loop, &relay->ends[end]); /* until read again: else it is told for ever */
         look_for_error(relay, end);

@@ -94,7 +94,7 @@ static void move_all(size_t size, bool many)
         ssize_t count = fill(many);
         assert_true(count > 0);
         assert_false(bucket_is_empty(bucket));
-        assert_int_equal(bucket_pour(bucket, to.ours), count);
+        assert_int_equal(bucket_pour(bucket, to.ours, false), count);
         assert_true(bucket_is_empty(bucket));
         sum += (size_t)count;
     }
@@ -193,11 +193,11 @@ static void wait_for_room(bool many)
 
     come(10000);
     assert_int_equal(fill(many), 10000);
-    assert_int_equal(bucket_pour(bucket, to.ours), -1);
+    assert_int_equal(bucket_pour(bucket, to.ours, false), -1);
     assert_int_equal(errno, EAGAIN);
     assert_false(bucket_is_empty(bucket));
     empty_sink(size);
-    eventually((bucket_pour(bucket, to.ours), bucket_is_empty(bucket)));
+    eventually((bucket_pour(bucket, to.ours, false), bucket_is_empty(bucket)));
     expect_bytes(pattern(), 10000);
 }
 
@@ -234,10 +234,10 @@ static void pour_in_parts(bool many)
     assert_int_equal(fill(many), 10000);
     room = 3000;
     for (int i = 0; i < 3; i++) {
-        assert_int_equal(bucket_pour(bucket, to.ours), 3000);
+        assert_int_equal(bucket_pour(bucket, to.ours, false), 3000);
         assert_false(bucket_is_empty(bucket));
     }
-    assert_int_equal(bucket_pour(bucket, to.ours), 1000);
+    assert_int_equal(bucket_pour(bucket, to.ours, false), 1000);
     room = 0;
     assert_true(bucket_is_empty(bucket));
     expect_bytes(pattern(), 10000);
@@ -262,7 +262,7 @@ static void test_a_sink_that_is_broken_is_an_error(void **state)
     to.peer = unwatchable();
     come(10);
     assert_int_equal(fill(false), 10);
-    eventually(bucket_pour(bucket, to.ours) < 0);
+    eventually(bucket_pour(bucket, to.ours, false) < 0);
     assert_true(errno == ECONNRESET || errno == EPIPE);
 }
 
@@ -275,7 +275,7 @@ static void return_with_bytes(bool many)
     assert_true(bucket_is_empty(bucket));
     come(10);
     assert_int_equal(fill(many), 10);
-    assert_int_equal(bucket_pour(bucket, to.ours), 10);
+    assert_int_equal(bucket_pour(bucket, to.ours, false), 10);
     expect_bytes(pattern(), 10);
 }
 
@@ -371,7 +371,7 @@ static void test_beyond_the_pipes_that_are_allowed_bytes_are_copied(void **state
     }
     assert_int_equal(buckets.pipes, are_pipes ? MOST_PIPES : 0);
     for (int i = 0; i < MANY; i++) {
-        assert_int_equal(bucket_pour(others[i], to.ours), 10000);
+        assert_int_equal(bucket_pour(others[i], to.ours, false), 10000);
         expect_bytes(pattern(), 10000);
         bucket_return(&buckets, others[i]);
     }

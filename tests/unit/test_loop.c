@@ -180,6 +180,22 @@ static void test_the_end_of_a_stream_is_something_to_read(void **state)
     pair_close(pair);
 }
 
+static void test_that_the_end_is_near_is_told_with_the_bytes_ahead_of_it(void **state)
+{
+    struct pair pair = pair_open();
+    struct watcher *watcher = watcher_new(pair.ours, WATCH_READ);
+
+    (void)state;
+    tell(pair.peer, "xy");
+    eventually(watcher->calls > 0);
+    assert_int_equal(watcher->ready, WATCH_READ);
+    finish(pair.peer);
+    watcher->reads = true;
+    eventually(!LAST_IS_TOLD || watcher->ready == (WATCH_READ | WATCH_LAST));
+    watcher_free(watcher);
+    pair_close(pair);
+}
+
 static void test_a_changed_watch_tells_what_is_asked_for_now(void **state)
 {
     struct pair pair = pair_open();
@@ -763,6 +779,7 @@ int main(void)
         UNIT(test_a_watch_of_nothing_tells_of_a_reset_alone),
         UNIT(test_a_watch_of_nothing_tells_when_both_directions_are_over),
         UNIT(test_the_end_of_a_stream_is_something_to_read),
+        UNIT(test_that_the_end_is_near_is_told_with_the_bytes_ahead_of_it),
         UNIT(test_a_changed_watch_tells_what_is_asked_for_now),
         UNIT(test_a_stopped_watch_tells_nothing_until_it_is_changed),
         UNIT(test_a_descriptor_can_be_handed_from_one_watch_to_another),

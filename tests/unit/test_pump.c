@@ -41,7 +41,7 @@ static int end(void **state)
 
 static enum pumped turn(void)
 {
-    return pump_turn(&pump, &buckets, from.ours, to.ours);
+    return pump_turn(&pump, &buckets, from.ours, to.ours, false);
 }
 
 /* How many bytes can be read there. */

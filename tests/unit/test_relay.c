@@ -2,6 +2,8 @@
 #include "unit.h"
 
 #include <errno.h>
+#include <linux/tcp.h> /* not netinet/tcp.h, which lacks tcpi_segs_in */
+#include <netinet/in.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -482,6 +484,49 @@ static bool comes(int fd, short event, int ms)
 }
 
 static void test_bytes_do_not_wait_for_more(void **state)
+{
+    struct joined pair = join(1);
+
+    (void)state;
+    tell(pair.left, "hello");
+    assert_true(comes(pair.inner_left, POLLIN, 1000));
+    unit_turn();
+    assert_true(comes(pair.right, POLLIN, 100)); /* what waits for more waits for 200 ms */
+    expect_text(pair.right, "hello");
+    leave(pair);
+    eventually(reports == 1);
+}
+
+/* Segments that have come to the socket so far, with or without bytes. */
+static int segments_received(int fd)
+{
+    struct tcp_info info = {0};
+    socklen_t size = sizeof info;
+
+    assert_int_equal(getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size), 0);
+    return (int)info.tcpi_segs_in;
+}
+
+static void test_the_end_goes_out_with_the_last_bytes_in_one_segment(void **state)
+{
+    struct joined pair = join(1);
+    int before = segments_received(pair.right);
+
+    (void)state;
+    tell(pair.left, "bye");
+    finish(pair.left);
+    assert_true(comes(pair.inner_left, POLLRDHUP, 1000));
+    unit_turn();
+    assert_true(comes(pair.right, POLLRDHUP, 1000));
+    if (LAST_WAITS)
+        assert_int_equal(segments_received(pair.right) - before, 1);
+    expect_text(pair.right, "bye");
+    expect_end(pair.right);
+    leave(pair);
+    eventually(reports == 1);
+}
+
+static void test_but_bytes_that_are_not_the_last_do_not_wait(void **state)
 {
     struct joined pair = join(1);
 
@@ -1179,6 +1224,8 @@ int main(void)
         RELAY_BOTH_WAYS(test_the_rights_end_is_passed_on_while_the_left_goes_on),
         RELAY_BOTH_WAYS(test_an_end_comes_only_after_all_bytes_ahead_of_it),
         RELAY_BOTH_WAYS(test_bytes_do_not_wait_for_more),
+        RELAY_BOTH_WAYS(test_the_end_goes_out_with_the_last_bytes_in_one_segment),
+        RELAY_BOTH_WAYS(test_but_bytes_that_are_not_the_last_do_not_wait),
         RELAY_BOTH_WAYS(test_both_may_end_before_anything_is_read),
         RELAY_BOTH_WAYS(test_the_lefts_reset_is_passed_on_as_a_reset),
         RELAY_BOTH_WAYS(test_the_rights_reset_is_passed_on_as_a_reset),
