@@ -194,8 +194,6 @@ endif
 
 test-walkthrough: all  ## check that what WALKTHROUGH.md shows is what the programs do
 	@tests/walkthrough/check
-test-exercises: all build-tests  ## check that its exercises can be solved, and that their checks tell
-	@python3 -B tests/walkthrough/pipe_exercises.py
 
 test-faults: all  ## dead peers, strangers, overload, kill -9: what takes minutes
 	@tests/faults/run
@@ -287,8 +285,7 @@ help:  ## list these targets
 	 Makefile tests/stages/stage-tests.mk
 
 .PHONY: all stage0 stage1 stage2 stage3 FORCE demo diff-stage1 diff-stage2 diff-stage3 nat-lab nat-lab-down \
-        test build-tests need-tmp need-cmocka test-common $(UNIT_TESTS:%=run-%) test-walkthrough test-exercises \
-        test-faults \
+        test build-tests need-tmp need-cmocka test-common $(UNIT_TESTS:%=run-%) test-walkthrough test-faults \
         test-syscalls test-mutants test-platforms test-emulated test-as-on-macos test-repeat test-valgrind test-nat \
         test-browser test-real test-deploy fuzz soak bench bench-far bench-peers bench-growth bench-idle \
         bench-syscalls coverage coverage-report lint install uninstall clean help

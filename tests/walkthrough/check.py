@@ -302,6 +302,12 @@ def run_block(block, terminals, new_terminal):
     return True
 
 
+def check_splice_pays(blocks, sys_seconds):
+    """"Make it fast" takes the kernel's time with splice, then without."""
+    if sys_seconds and sys_seconds[1] < 1.5 * sys_seconds[0]:
+        fail(blocks[-1].at, f"not half as much again: {sys_seconds[1]} s without splice, {sys_seconds[0]} s with it")
+
+
 def run_chapter(blocks, new_terminal):
     terminals = {}
     try:
@@ -315,6 +321,7 @@ def run_chapter(blocks, new_terminal):
                 return  # the rest of the chapter would only stumble over this
         for terminal in terminals.values():
             terminal.finish()
+            check_splice_pays(blocks, terminal.sys_seconds)
     except Mismatch as mismatch:
         fail(blocks[-1].at, f"at the end of the chapter: {mismatch}")
     finally:
@@ -512,6 +519,45 @@ SAID_OF_OPTIONS = [
 NUMBERS = {"eight": "8", "fifteen": "15"}
 
 
+def lines_of(*patterns):
+    return sum(len(path.read_text().splitlines()) for pattern in patterns for path in ROOT.glob(pattern))
+
+
+def number_in(name, file, per=1):
+    """The value of that constant of the code, in units of so many."""
+    return int(re.search(rf"\b{name}\s*=\s*(\d+)\b", (ROOT / file).read_text())[1]) / per
+
+
+def check_numbers(book):
+    """Numbers: what the first half says of sizes, limits and times is so, sizes give or take a tenth."""
+    words = {"five": 5, "half": 0.5, "twenty": 20}
+    claims = [  # what the text says; what is so; how far it may be off
+        (r"has ([\d,]+) words", len(re.findall(r"[A-Za-z0-9][\w'-]*", book.prose)), 0.1),
+        (r"words and ([\d,]+) commands", len(list(commands_of(book.blocks))), 0.1),
+        (r"headers and the stages, which you read on the way, are ([\d,]+) lines",
+         lines_of("common/*.h", "stage*/server.c", "stage*/client.c"), 0.1),
+        (r"in `common/`, is ([\d,]+) lines", lines_of("common/*.c"), 0.1),
+        (r"Together they are about ([\d,]+) lines", lines_of("common/bucket_memory.c", "common/pump.c", "common/relay.c"), 0.1),
+        (r"in the kernel, up to ([\d,]+) of them here", number_in("BACKLOG", "common/listener.c"), 0),
+        (r"looked after (twenty) times a second", 1000 / number_in("LOOK_AFTER_MS", "common/relay.c"), 0),
+        (r"at most (\d+) bytes long", number_in("LINE_BYTES", "common/line.h"), 0),
+        (r"the first line, for (five) seconds", number_in("FIRST_LINE_MS", "common/newcomers.h", 1000), 0),
+        (r"holds at most (\d+) of them", number_in("NEWCOMERS_MAX", "common/newcomers.h"), 0),
+        (r"The pause starts at (half) a", number_in("BACKOFF_FIRST_MS", "common/backoff.h", 1000), 0),
+        (r"and doubles up to (\d+):", number_in("BACKOFF_MOST_MS", "common/backoff.h", 1000), 0),
+        (r"turns it on, with (\d+) seconds", number_in("KEEPALIVE_MS", "common/sock.h", 1000), 0),
+    ]
+    for pattern, value, tolerance in claims:
+        said = re.search(pattern.replace(" ", r"\s+"), book.prose)
+        if not said:
+            fail(1, f"a claim that is checked is not in the text any more: {pattern}")
+        elif abs((words.get(said[1]) or float(said[1].replace(",", ""))) - value) > tolerance * value:
+            fail(book.line_at(said.start()), f"\"{said[0]}\": it is {value:g}")
+    if max(lines_of("common/poller_epoll.c"), lines_of("common/poller_poll.c")) >= 100:
+        fail(1, "a poller is not under a hundred lines")
+    return len(claims) + 1
+
+
 def check_tunnel_claims(book):
     """Claims about stages 2 and 3: what options are if nobody says otherwise, who logs which steps, which lines there are,
     in tables and drawings, the NAT lab's guide."""
@@ -555,8 +601,8 @@ def check_tunnel_claims(book):
     return len(SAID_OF_OPTIONS) + 7
 
 
-def check_tunnel_exercises(book):
-    """Exercises of stages 2 and 3: the check of each succeeds with the model solution, and fails without it."""
+def check_exercises(book):
+    """Exercises: the check of each succeeds with the model solution, and fails without it."""
     count, wrong = wrong_exercises(BOOK.read_text())
     for what in wrong:
         fail(1, what)
@@ -567,8 +613,8 @@ def main():
     only = sys.argv[1] if len(sys.argv) > 1 else None
     book = Book(BOOK.read_text())
     started, passed, bad = time.monotonic(), 0, []
-    for check in (check_excerpts, check_diffs, check_functions, check_names, check_links, check_pictures, check_words, check_tunnel_claims,
-                  check_tunnel_exercises, check_consoles):
+    for check in (check_excerpts, check_diffs, check_functions, check_names, check_links, check_pictures, check_words, check_numbers,
+                  check_tunnel_claims, check_exercises, check_consoles):
         before = len(failures)
         count = check(book, only) if check is check_consoles else check(book)
         print(f"  {count:4} {check.__doc__.split(': ')[0].lower()}")

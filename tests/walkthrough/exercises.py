@@ -1,8 +1,9 @@
-"""Exercises 1 and 2 of stages 2 and 3: each has a model solution, solutions/N-M.diff, and the check that the
+"""Exercises 1 and 2 of each stage: each has a model solution, solutions/N-M.diff, and the check that the
 walkthrough names must succeed with it and fail without it."""
 import concurrent.futures
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -10,17 +11,18 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+BOOK = ROOT / "WALKTHROUGH.md"
 SOLUTIONS = ROOT / "tests/walkthrough/solutions"
-FOLDERS = {2: "stage2-proxy", 3: "stage3-local"}
+FOLDERS = {0: "stage0-pipe", 1: "stage1-control", 2: "stage2-proxy", 3: "stage3-local"}
 PATIENCE = 20  # seconds, for whatever is awaited
 
 
 class Program:
-    """A program that logs into a file; ended when the `with` is over."""
+    """A program that logs into a file; ended when the `with` is over. before: words in front of the command."""
 
-    def __init__(self, folder, name, *arguments):
+    def __init__(self, folder, name, *arguments, before=()):
         self.log = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen([folder / name, *arguments], stderr=self.log)
+        self.process = subprocess.Popen([*before, folder / name, *arguments], stdout=subprocess.DEVNULL, stderr=self.log)
 
     def __enter__(self):
         return self
@@ -32,7 +34,7 @@ class Program:
 
     def logged(self, pattern):
         self.log.seek(0)
-        return re.search(pattern, self.log.read())
+        return re.search(pattern, self.log.read(), re.M)
 
     def await_log(self, pattern):
         until = time.monotonic() + PATIENCE
@@ -76,6 +78,65 @@ def tests_fail(stage, folder, names):
     return all([fails(name) for name in names])
 
 
+def says_how_many_are_open(folder):
+    with Program(folder, "server", "--listen-port", "0") as server:
+        address = "127.0.0.1", int(port_for(server, "connections"))
+        with socket.create_connection(address), socket.create_connection(address) as other:
+            other.sendall(b"hello")
+            other.shutdown(socket.SHUT_WR)
+            all_of(other)
+            server.await_log("connection 2 done")
+        server.await_log("connection 1 done")
+        server.process.terminate()
+        server.process.wait()  # then it has said all
+        return server.logged(r"connection 2 done: .*\n.*: 1 open\n.*connection 1 done: .*\n.*: 0 open$") is not None
+
+
+def has_two_at_a_time(folder):
+    with Program(ROOT / "stage3-local", "app", "0") as app:
+        with Program(folder, "client", "--listen-port", "0", "localhost:" + app.await_log(r"listening on port (\d+)")[1]) as client:
+            command = re.search(r"`time (\(for [^`]*)`", BOOK.read_text())[1].replace("54286", port_for(client, "connections"))
+            began = time.monotonic()
+            subprocess.run(["bash", "-c", command], stdout=subprocess.DEVNULL)
+            seconds = time.monotonic() - began
+            client.await_log("connection 3 done")
+            return seconds > 5.9
+
+
+def says_when_the_last_ping_came(folder):
+    with Program(folder, "server", "--control-port", "0", "--heartbeat", "2") as server:
+        with Program(ROOT / FOLDERS[1], "client", "--control-port", port_for(server, "the client"), "--heartbeat", "2") as client:
+            client.await_log("step 2")
+            client.process.send_signal(signal.SIGSTOP)
+            try:
+                server.await_log("client gone")
+            finally:
+                client.process.send_signal(signal.SIGCONT)
+            return server.logged(r"client gone: .* \(last ping 6\.\d s ago\)$") is not None
+
+
+def can_trace():
+    """strace may be missing, and some systems don't allow it."""
+    try:
+        return subprocess.run(["strace", "-o", "/dev/null", "true"], stderr=subprocess.DEVNULL).returncode == 0
+    except OSError:
+        return False
+
+
+def pings_nobody(folder):
+    with tempfile.NamedTemporaryFile("r") as trace:
+        with Program(ROOT / FOLDERS[1], "server", "--control-port", "0") as server:
+            strace = "strace", "-e", "trace=sendto", "-o", trace.name
+            client = Program(folder, "client", "--control-port", port_for(server, "the client"), "--heartbeat", "0.5", before=strace)
+            client.await_log("step 2")
+        with client:
+            client.await_log("cannot reach the server")  # at least one heartbeat after the loss
+            # strace waits for its program, which is to end first.
+            subprocess.run(["pkill", "-P", str(client.process.pid)], check=True)
+            client.process.wait()
+        return 'sendto(-1, "ping' in trace.read()
+
+
 def told_that_there_is_no_client(folder):
     with server_of(folder, "--wait", "0.5") as server:
         port = int(port_for(server, "users"))
@@ -105,10 +166,13 @@ def introduced_in_version_2(folder):
     return said == start + socket.inet_aton("127.0.0.1") + bytes(4) + port.to_bytes(2, "big") + public.to_bytes(2, "big") + b"hello"
 
 
-CHECKS = {(2, 2): told_that_there_is_no_client, (3, 2): introduced_in_version_2}
+CHECKS = {(0, 1): says_how_many_are_open, (0, 2): has_two_at_a_time, (1, 1): says_when_the_last_ping_came,
+          (2, 2): told_that_there_is_no_client, (3, 2): introduced_in_version_2}
 
 
 def check_of(stage, exercise, text, folder):
+    if (stage, exercise) == (1, 2):
+        return (not can_trace() or pings_nobody(folder)) and tests_fail(stage, folder, ["test_the_client_says_hello_first_and_then_waits"])
     if check := CHECKS.get((stage, exercise)):
         return check(folder)
     return tests_fail(stage, folder, re.findall(r"`(test_\w+)`", text))
@@ -159,7 +223,7 @@ def exercises(prose):
 def wrong_exercises(prose):
     """How many exercises there are, and what is wrong with them."""
     found = list(exercises(prose))
-    wrong = [] if len(found) == 4 else [f"exercises 1 and 2 of stages 2 and 3 are {len(found)}"]
+    wrong = [] if len(found) == 8 else [f"exercises 1 and 2 of four stages are {len(found)}"]
     # Built once, before several ask for it at the same time.
     subprocess.run(["make", "-s", *(f"build/tests/stages/test_stage{stage}" for stage in FOLDERS)], cwd=ROOT,
                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -48,6 +48,7 @@ class Terminal:
     def __init__(self, folder, environment, ports):
         self.ports = ports
         self.lines = []  # printed and not matched yet
+        self.sys_seconds = []  # as time(1) has said
         self.partial = ""
         self.decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self.busy = True  # the shell has not shown its prompt
@@ -88,6 +89,8 @@ class Terminal:
                     self.lines.append(self.partial[:prompt])
                 self.partial = self.partial[prompt + len(PROMPT):]
             elif newline >= 0:
+                if said := re.match(r"sys\t(\d+)m([\d.]+)s", self.partial):
+                    self.sys_seconds.append(60 * int(said[1]) + float(said[2]))
                 if newline > 0 or not self.pressed:  # the shell moves to a new line after a key, ^C being on this one
                     self.lines.append(self.partial[:newline])
                 self.pressed = False
