@@ -33,7 +33,7 @@ client    listens too. For each connection that it accepts it dials TARGET, and 
           shutdown(SHUT_WR) while the other goes on; a reset is passed on as a reset.
 
 Both log \`listening for connections on port N\`, and exit with status 0 on SIGINT and SIGTERM.
-In common/: loop, sock (listener_open), dial, relay.
+In common/: loop, listener, target, dial, relay, sock.
 NOTE
     ;;
 1)
@@ -51,7 +51,7 @@ client    says \`hello\`, waits for \`welcome\`, then says \`ping\` once in a he
           to 30 s; a \`welcome\` begins anew. With -n N it exits with status 0 after N pongs.
 
 Log the steps with their numbers: \`step 2: ...\` when the control connection is open.
-In common/: line, newcomers.
+In common/: line, newcomers, backoff.
 NOTE
     ;;
 2)
