@@ -3,8 +3,8 @@
  * room. Only what did not find any keeps the pump draining, and its bucket.
  *
  * A few last bytes and the end behind them would go out as two segments, and wake the peer twice. Where the system tells
- * that the end is there, the bytes wait for it (tcp(7), TCP_CORK; send(2), MSG_MORE), and the turn goes on to it: 6 % less
- * of the processor's time for a short connection, measured.
+ * that the end is there, the bytes wait for it (send(2), MSG_MORE), and the relay takes another turn at once: 6 % less of
+ * the processor's time for a short connection, measured.
  */
 #include "pump.h"
 
@@ -60,11 +60,8 @@ enum pumped pump_turn(struct pump *pump, struct buckets *buckets, int source, in
 
     if (pump->state == FILLING)
         result = fill(pump, buckets, source);
-    last = last && !pump->many;
     if (pump->state == DRAINING)
-        result = drain(pump, buckets, sink, last);
-    if (pump->state == FILLING && last && result == GOES_ON)
-        result = fill(pump, buckets, source);
+        result = drain(pump, buckets, sink, last && !pump->many);
     return result;
 }
 

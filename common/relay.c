@@ -73,14 +73,12 @@ static bool is_done(const struct relay *relay)
     return is_over(relay) && (!is_broken(relay) || bytes_under_way(relay) == 0);
 }
 
-/* --- The end of a relay --- */
+/* --- The end of a relay. reset: its ends are to learn that this was no orderly one --- */
 
-/* reset: the ends are to learn that this was no orderly end. */
 static void free_relay(struct relay *relay, bool reset)
 {
     for (int i = 0; i < 2; i++) {
         struct watch *end = &relay->ends[i];
-
         pump_end(&relay->pumps[i], &relay->relays->buckets);
         if (end->fd < 0)
             continue;
@@ -211,11 +209,12 @@ static void on_end(struct relay *relay, int end, unsigned ready)
 {
     int feeds_it = other(relay, end); /* a pump; that which it feeds is number end */
     bool last = (ready & WATCH_LAST) && !(ready & WATCH_GONE) && !is_broken(relay);
-
     if (relay->pumps[feeds_it].state == DRAINING && (ready & (WATCH_WRITE | WATCH_GONE)))
         run_pump(relay, feeds_it, false);
     if (relay->pumps[end].state == FILLING && (ready & (WATCH_READ | WATCH_GONE)))
         run_pump(relay, end, last);
+    if (relay->pumps[end].state == FILLING && last)
+        run_pump(relay, end, last); /* the end, right away */
     if ((ready & WATCH_GONE) && relay->ends[end].interest == 0) {
         watch_stop(relay->relays->loop, &relay->ends[end]); /* until read again: else it is told for ever */
         look_for_error(relay, end);

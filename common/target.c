@@ -38,7 +38,7 @@ static int set_addresses(struct target *target, const struct addrinfo *found)
 
     for (const struct addrinfo *a = found; a != NULL; a = a->ai_next)
         count++;
-    struct address *addresses = calloc(count, sizeof *addresses);
+    struct address *addresses = count > 0 ? calloc(count, sizeof *addresses) : NULL;
     if (addresses == NULL)
         return -1;
     for (unsigned i = 0; i < count; i++, found = found->ai_next) {

@@ -880,7 +880,7 @@ static char folder[] = "/tmp/test_dial.XXXXXX", path[64];
 
 static int begin_path(void **state)
 {
-    memcpy(folder + strlen(folder) - 6, "XXXXXX", 6);
+    snprintf(folder, sizeof folder, "/tmp/test_dial.XXXXXX"); /* again for each test */
     assert_non_null(mkdtemp(folder));
     snprintf(path, sizeof path, "%s/app.sock", folder);
     return begin(state);
