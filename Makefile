@@ -165,14 +165,14 @@ $(UNIT_TESTS:%=$(BUILD)/tests/unit/%): %: %.o $(UNIT_OBJECTS) $(BUILD)/tests/bas
 	@echo "  link     $@"
 	$Q$(LINK) -o $@ $^ $$(pkg-config --libs cmocka)
 
-# Only epoll(7) tells that the end of a stream is there, and only a bucket of pipes makes use of it.
-$(BUILD)/tests/unit/%.o: CPPFLAGS += -DLAST_IS_TOLD=$(if $(filter epoll,$(POLLER)),1,0) \
-                                     -DLAST_WAITS=$(if $(filter epoll/pipe,$(POLLER)/$(BUCKET)),1,0)
+# Only epoll(7) tells that the end of a stream is there, and only a bucket of pipes makes use of it: the tests know that.
+TEST_DEFINES = -DLAST_IS_TOLD=$(if $(filter epoll,$(POLLER)),1,0) \
+               -DLAST_WAITS=$(if $(filter epoll/pipe,$(POLLER)/$(BUCKET)),1,0)
 
 $(BUILD)/tests/%.o: tests/%.c $(BUILD)/flags | need-cmocka
 	@mkdir -p $(@D)
 	@echo "  compile  $<"
-	$Q$(COMPILE) $$(pkg-config --cflags cmocka) -MMD -MP -c -o $@ $<
+	$Q$(COMPILE) $(TEST_DEFINES) $$(pkg-config --cflags cmocka) -MMD -MP -c -o $@ $<
 
 build-tests:  ## all test programs, not run
 build-tests: $(UNIT_TESTS:%=$(BUILD)/tests/unit/%)
