@@ -219,6 +219,7 @@ static void test_only_within_this_machine_nothing_is_paced(void **state)
     assert_int_equal(option_of(dialed_fd, SOL_SOCKET, SO_KEEPALIVE),
                      1); /* a program may leave without a word */
     assert_true(is_congestion_control(dialed_fd, "reno"));
+    assert_in_range(window_at_most(dialed_fd), 1 << 19, 1 << 21);
     close(dialed_fd);
     start("[::ffff:127.0.0.1]", held.port);
     target.congestion = "reno"; /* for a host far away, as it seems */

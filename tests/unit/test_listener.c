@@ -338,6 +338,15 @@ static void test_within_this_machine_nothing_is_paced(void **state)
     close(peer);
 }
 
+static void test_within_this_machine_a_sender_gets_ahead_by_two_megabytes_at_most(void **state)
+{
+    (void)state;
+    open_at("127.0.0.1");
+    int peer = visit("127.0.0.1");
+    assert_in_range(window_at_most(accepted[0]), 1 << 19, 1 << 21);
+    close(peer);
+}
+
 /* "reno" may be chosen by anybody, and is not what systems choose. */
 static void test_a_congestion_control_can_be_chosen_for_a_port(void **state)
 {
@@ -482,6 +491,7 @@ int main(void)
         LISTENER(test_what_it_accepts_is_set_up_for_a_tunnel),
         LISTENER(test_thousands_may_wait_at_the_door_if_the_system_allows_it),
         LISTENER(test_within_this_machine_nothing_is_paced),
+        LISTENER(test_within_this_machine_a_sender_gets_ahead_by_two_megabytes_at_most),
         LISTENER(test_a_congestion_control_can_be_chosen_for_a_port),
         LISTENER(test_for_all_others_congestion_control_is_what_the_system_says),
         LISTENER(test_many_that_come_at_once_are_all_accepted),

@@ -309,6 +309,15 @@ bool is_congestion_control(int fd, const char *name)
     return strcmp(own, name) == 0;
 }
 
+int window_at_most(int fd)
+{
+    struct tcp_info info = {0};
+    socklen_t size = sizeof info;
+
+    assert_int_equal(getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size), 0);
+    return UINT16_MAX << info.tcpi_rcv_wscale;
+}
+
 struct held_port hold_port(void)
 {
     struct held_port held = {.fd = bound_to("0.0.0.0", 0)};

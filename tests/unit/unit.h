@@ -78,6 +78,8 @@ int listening_on(const char *address, int port, int backlog);
 int option_of(int fd, int level, int name);
 /* Whether this is the name of the socket's congestion control. */
 bool is_congestion_control(int fd, const char *name);
+/* How far the socket's receive window can grow, in bytes: the scale agreed on limits it (RFC 7323). */
+int window_at_most(int fd);
 /* A port of this machine's IPv4 addresses that nobody else gets until fd is closed. listening_on can be had on it meanwhile;
  * where it was not, connections are refused. */
 struct held_port {
