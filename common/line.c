@@ -2,7 +2,9 @@
  * How it works: what has come is read into a buffer, behind the piece of a line that may be there already. Each '\n' in it
  * ends a line, which is handed on; the last piece moves to the front and waits for the rest.
  *
- * A line that the kernel has room for only in part is completed later; until then there is no room for another.
+ * What is to be sent is collected in another buffer until the turn of the loop is over: a hundred users who come at once need
+ * a hundred lines, and in packets of their own all but the first ten would wait for a round trip (that many may be under
+ * way at first, RFC 6928). What the kernel has no room for stays in the buffer, and goes out later.
  */
 #include "line.h"
 
@@ -71,26 +73,25 @@ static void receive(struct line_conn *conn)
     }
 }
 
-/* Sends what is left of the last line. What goes wrong here shows when reading. */
-static void send_rest(struct line_conn *conn)
+/* Sends what there is to send, as far as there is room. What goes wrong here shows when reading. */
+static void send_lines(void *owner)
 {
+    struct line_conn *conn = owner;
     ssize_t count = send(conn->watch.fd, conn->out, conn->unsent, 0);
 
     if (count > 0) {
         conn->unsent -= (size_t)count;
         memmove(conn->out, conn->out + count, conn->unsent);
     }
+    watch_change(conn->loop, &conn->watch, WATCH_READ | (conn->unsent > 0 ? WATCH_WRITE : 0u));
 }
 
 static void on_ready(void *owner, unsigned ready)
 {
     struct line_conn *conn = owner;
 
-    if (ready & WATCH_WRITE) {
-        send_rest(conn);
-        if (conn->unsent == 0)
-            watch_change(conn->loop, &conn->watch, WATCH_READ);
-    }
+    if (ready & WATCH_WRITE)
+        send_lines(conn);
     if (ready & (WATCH_READ | WATCH_GONE))
         receive(conn);
 }
@@ -111,18 +112,19 @@ int line_send(struct line_conn *conn, const char *format, ...)
 {
     va_list arguments;
 
-    if (conn->unsent > 0)
-        return -1;
+    if (sizeof conn->out - conn->unsent <= LINE_BYTES)
+        send_lines(conn);
+    char *line = conn->out + conn->unsent;
+    size_t room = sizeof conn->out - conn->unsent;
     va_start(arguments, format);
-    int length = vsnprintf(conn->out, sizeof conn->out, format, arguments);
+    int length = vsnprintf(line, room, format, arguments);
     va_end(arguments);
-    if (length < 0 || length >= LINE_BYTES)
+    if (length < 0 || length >= LINE_BYTES || (size_t)length >= room)
         return -1;
-    conn->out[length] = '\n';
-    conn->unsent = (size_t)length + 1;
-    send_rest(conn);
-    if (conn->unsent > 0)
-        watch_change(conn->loop, &conn->watch, WATCH_READ | WATCH_WRITE);
+    line[length] = '\n';
+    conn->unsent += (size_t)length + 1;
+    if (!timer_is_running(&conn->turn_over))
+        timer_start(conn->loop, &conn->turn_over, 0, send_lines, conn);
     return 0;
 }
 
@@ -131,5 +133,6 @@ void line_close(struct line_conn *conn)
     if (!conn->watch.active)
         return;
     timer_stop(&conn->silence);
+    timer_stop(&conn->turn_over);
     watch_close(conn->loop, &conn->watch);
 }

@@ -13,21 +13,22 @@
 
 enum {
     LINE_BYTES = 127,        /* the longest line, with its '\n' */
-    LINE_AHEAD_BYTES = 1024, /* are read at once, if so many lines have come */
+    LINE_AHEAD_BYTES = 1024, /* are read or sent at once, if there are so many lines */
 };
 
 struct line_conn {
     struct loop *loop;
     struct watch watch;
     struct timer silence;
+    struct timer turn_over;
     int silence_ms;
     void (*on_line)(void *owner, const char *line);
     void (*on_gone)(void *owner, const char *why);
     void *owner;
     size_t received; /* bytes of lines that were not handed on yet */
-    size_t unsent;   /* bytes of a line that the kernel had no room for yet */
+    size_t unsent;   /* bytes of lines that were not sent yet */
     char in[LINE_AHEAD_BYTES];
-    char out[LINE_BYTES + 1];
+    char out[LINE_AHEAD_BYTES];
 };
 
 /* Takes fd over. Calls on_line for each line; on_gone, with the reason in words, when the peer is gone,
@@ -38,8 +39,9 @@ int line_open(struct line_conn *conn, struct loop *loop, int fd, int silence_ms,
               void (*on_line)(void *owner, const char *line), void (*on_gone)(void *owner, const char *why),
               void *owner);
 
-/* Sends one line; the format has no '\n'. Never waits and never calls back. Returns 0, or -1 if the peer
- * reads so slowly that there is no room for it now: it is then not sent at all. */
+/* Sends one line; the format has no '\n'. It goes out when this turn of the loop is over, together with the others of the
+ * turn. Never waits and never calls back. Returns 0, or -1 if the peer reads so slowly that there is no room for it now: it
+ * is then not sent at all. */
 __attribute__((format(printf, 2, 3))) int line_send(struct line_conn *conn, const char *format, ...);
 
 /* Closes the connection. Does nothing with one that is closed; all zeros is one that was never open. */
