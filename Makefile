@@ -96,7 +96,7 @@ $(BUILD)/stage3-local/app.o: build/page.inc
 
 build/page.inc: stage3-local/page.html
 	@mkdir -p $(@D)
-	@od -An -v -tx1 $< | tr -d ' \n' | sed 's/\(..\)/0x\1,/g; s/,$$//' > $@
+	@{ od -An -v -tx1 $< | tr -d ' \n' | sed 's/\(..\)/0x\1,/g; s/,$$//'; echo; } > $@
 
 -include $(wildcard $(BUILD)/*/*.d $(BUILD)/tests/*/*.d $(BUILD)/tests/stages/hostile/*.d)
 

@@ -187,11 +187,13 @@ void expect_stuffed(struct peer *peer, size_t size);
 struct door {
     int fd;
     int port;
+    char path[64]; /* of a Unix socket, or empty */
     const char *name;
     struct program *with; /* who is expected to come */
 };
 
 struct door open_door(const char *name);      /* at 127.0.0.1 */
+struct door open_door_unix(const char *name); /* a Unix socket's, in a folder of its own */
 struct door open_door_ipv6(const char *name); /* at ::1 only, where has_ipv6() */
 /* A port that nobody listens on, and that nobody else gets while the test lasts: open_it makes it a door. */
 struct door hold_port(const char *name);

@@ -11,8 +11,10 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 enum { DESCRIPTORS = 65536 };
@@ -30,8 +32,16 @@ static int keep(int fd)
     unmet(NULL, "another socket for the test", "%s", strerror(errno));
 }
 
+static char folder[] = "/tmp/ngrok-test-XXXXXX",
+            socket_path[64]; /* where the Unix socket is, if there is one */
+
 void close_sockets(void)
 {
+    if (socket_path[0] != '\0') {
+        unlink(socket_path);
+        rmdir(folder);
+        socket_path[0] = '\0';
+    }
     for (int fd = 0; fd < DESCRIPTORS; fd++)
         if (is_open[fd]) {
             reset_when_closed(fd);
@@ -524,6 +534,23 @@ struct door open_door_ipv6(const char *name)
     struct door door = hold_port(name); /* on all addresses, so that this number is nobody else's */
 
     door.fd = bind_socket("::1", door.port);
+    open_it(&door);
+    return door;
+}
+
+struct door open_door_unix(const char *name)
+{
+    struct door door = {.fd = keep(socket(AF_UNIX, SOCK_STREAM, 0)), .name = name};
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+
+    snprintf(folder, sizeof folder, "/tmp/ngrok-test-XXXXXX");
+    if (mkdtemp(folder) == NULL)
+        unmet(NULL, "a folder for a Unix socket", "%s", strerror(errno));
+    snprintf(socket_path, sizeof socket_path, "%s/app.sock", folder);
+    snprintf(door.path, sizeof door.path, "%s", socket_path);
+    snprintf(address.sun_path, sizeof address.sun_path, "%s", socket_path);
+    if (bind(door.fd, (struct sockaddr *)&address, sizeof address) != 0)
+        unmet(NULL, "a Unix socket for the test", "%s", strerror(errno));
     open_it(&door);
     return door;
 }

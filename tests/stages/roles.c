@@ -209,7 +209,7 @@ struct peer ask_for_proxy(struct client *client, const char *token, const char *
 
 /* ---- joined pairs ---- */
 
-enum way { BY_SERVER, BY_CLIENT, BY_BOTH };
+enum way { BY_SERVER, BY_CLIENT, BY_BOTH, BY_BOTH_TO_SOCKET };
 
 static enum way way_of(int way)
 {
@@ -217,6 +217,11 @@ static enum way way_of(int way)
 }
 
 int count_ways(void)
+{
+    return stage == 3 ? 4 : 1;
+}
+
+int count_ways_with_resets(void)
 {
     return stage == 3 ? 3 : 1;
 }
@@ -236,10 +241,13 @@ static void start_programs(enum way way, struct pair *pair)
         pair->client = start_welcome_client("");
         pair->program = pair->client.program;
     } else {
+        char local[64];
+
         pair->server = start_server("");
-        pair->client.app = open_door("the local app");
-        pair->client.program = run("client", "-c %d -x %d %d 127.0.0.1", pair->server.control_port,
-                                   pair->server.proxy_port, pair->client.app.port);
+        pair->client.app = way == BY_BOTH ? open_door("the local app") : open_door_unix("the local app");
+        snprintf(local, sizeof local, "%d", pair->client.app.port);
+        pair->client.program = run("client", "-c %d -x %d %s 127.0.0.1", pair->server.control_port,
+                                   pair->server.proxy_port, way == BY_BOTH ? local : pair->client.app.path);
         pair->program = pair->server.program;
     }
     pair->client.app.with = pair->client.program;

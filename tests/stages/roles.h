@@ -83,8 +83,11 @@ struct pair {
 };
 
 /* The ways through which this stage joins two connections: stage 0 the client; stage 2 the server; stage
- * 3 the server, the client, or both. Returns how many; way counts from 0. */
+ * 3 the server, the client, or both, and both with the local app at a Unix socket. Returns how many; way counts from
+ * 0. */
 int count_ways(void);
+/* Those among them, from the first, that know a reset: a Unix socket just ends. */
+int count_ways_with_resets(void);
 struct pair join(int way);
 /* Another pair through the same programs. */
 struct pair join_another(int way, const struct pair *first);

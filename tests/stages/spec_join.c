@@ -118,7 +118,7 @@ void test_an_answer_before_the_end_of_the_question_reaches_the_user(void)
 
 void test_a_reset_by_the_user_reaches_the_app_as_a_reset(void)
 {
-    for (int way = 0; way < count_ways(); way++) {
+    for (int way = 0; way < count_ways_with_resets(); way++) {
         struct pair pair = join(way);
 
         say(&pair.user, "x");
@@ -130,7 +130,7 @@ void test_a_reset_by_the_user_reaches_the_app_as_a_reset(void)
 
 void test_a_reset_by_the_app_reaches_the_user_as_a_reset(void)
 {
-    for (int way = 0; way < count_ways(); way++) {
+    for (int way = 0; way < count_ways_with_resets(); way++) {
         struct pair pair = join(way);
 
         say(&pair.app, "x");
@@ -165,7 +165,7 @@ void test_joined_connections_cost_nothing_while_nothing_is_said(void)
         stuff(&stopped.user);
         exchange(&idle.user, &idle.app, 1000, 1000);
         expect_idle(idle.program);
-        if (way == 2)
+        if (way >= 2)
             expect_idle(idle.client.program);
     }
 }
