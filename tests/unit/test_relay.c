@@ -517,6 +517,8 @@ static void test_the_end_goes_out_with_the_last_bytes_in_one_segment(void **stat
     finish(pair.left);
     assert_true(comes(pair.inner_left, POLLRDHUP, 1000));
     unit_turn();
+    if (!LAST_IS_TOLD)
+        unit_turn(); /* then it is found when there is nothing more to read */
     assert_true(comes(pair.right, POLLRDHUP, 1000));
     if (LAST_WAITS)
         assert_int_equal(segments_received(pair.right) - before, 1);
