@@ -314,7 +314,7 @@ static _Noreturn void give_up(void)
     print_message(
         "The last %d tests have all failed, which took more than %d s: the others are left out. Begin with "
         "the first that failed, %s.\n",
-        failed_in_a_row, (int)(HOPELESS_SECONDS * slowness()), failures[0]);
+        failed_in_a_row, (int)((double)HOPELESS_SECONDS * slowness()), failures[0]);
     print_message("[==========] %d test(s) run.\n[  PASSED  ] %d test(s).\n", failure_count + passes + skips,
                   passes);
     print_error("[  FAILED  ] %d test(s), listed below:\n", failure_count);
