@@ -34,21 +34,23 @@ int limits_descriptors(void)
     return (int)(limit.rlim_cur < most ? limit.rlim_cur : most);
 }
 
-static int pipe_descriptors(void)
+static int for_pipes(int descriptors)
 {
-    int quarter = limits_descriptors() / 4;
+    int quarter = descriptors / 4;
 
     return quarter < PIPE_DESCRIPTORS_MAX ? quarter : PIPE_DESCRIPTORS_MAX;
 }
 
 int limits_pipes(void)
 {
-    return pipe_descriptors() / 2;
+    return for_pipes(limits_descriptors()) / 2;
 }
 
 int limits_connections(void)
 {
-    return limits_descriptors() - pipe_descriptors() - OWN_DESCRIPTORS;
+    int descriptors = limits_descriptors();
+
+    return descriptors - for_pipes(descriptors) - OWN_DESCRIPTORS;
 }
 
 int limits_users(int connections, int others)
