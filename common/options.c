@@ -26,7 +26,7 @@ static const struct options defaults = {
     .proxy = {.port = 60625, .option = "-x"},
     .heartbeat_ms = 5000,
     .wait_ms = 15000,
-    .spares = 8,
+    .spares = 24,
     .drain_ms = 8000,
     .log_level = LOG_NORMAL,
 };
@@ -54,7 +54,7 @@ static const struct spec {
      "a ping so often; three without an answer mean gone (5)"},
     {OPT_WAIT, 0, "wait", "SECONDS", seconds, "how long a user waits for a proxy connection (15)"},
     {OPT_SPARES, 0, "spares", "N", "a whole number up to 1000",
-     "proxy connections kept ready for users to come (8)"},
+     "proxy connections kept ready for users to come (24)"},
     {OPT_DRAIN, 0, "drain", "SECONDS", seconds, "how long a stop lets open connections finish (8)"},
     {OPT_SECRET_FILE, 0, "secret-file", "FILE", NULL,
      "holds the secret that both ends share ($TUNNEL_SECRET)"},

@@ -119,7 +119,7 @@ class Line:
             return {remote for local, remote, state in server.sockets()
                     if local == server.ports[2] and state == "ESTABLISHED"}
 
-        await until(lambda: len(ports()) >= 8, 5, "8 spares")
+        await until(lambda: len(ports()) >= 24, 5, "24 spares")
         self.drop(ports())
 
     def restore(self):

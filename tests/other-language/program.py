@@ -129,7 +129,7 @@ OPTIONS = {
     "bind": dict(letter="b", metavar="ADDRESS"),
     "heartbeat": dict(type=seconds, default=5),
     "wait": dict(type=seconds, default=15),
-    "spares": dict(type=number, default=8),
+    "spares": dict(type=number, default=24),
     "drain": dict(type=duration, default=8),
     "secret-file": dict(metavar="FILE"),
     "proxy-protocol": dict(action="store_true"),

@@ -209,7 +209,7 @@ static void test_the_server_asks_for_its_spares_right_after_welcome(void)
                             .control_port = port_for(program, "the client"),
                             .public_port = port_for(program, "users")};
     struct peer client = open_control(&server);
-    expect_requests(&client, 8);
+    expect_requests(&client, 24);
     expect_pong(&client);
 }
 

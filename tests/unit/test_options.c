@@ -95,7 +95,7 @@ static void test_without_options_everything_has_its_default(void **state)
     assert_null(options.bind);
     assert_int_equal(options.heartbeat_ms, 5000);
     assert_int_equal(options.wait_ms, 15000);
-    assert_int_equal(options.spares, 8);
+    assert_int_equal(options.spares, 24);
     assert_int_equal(options.drain_ms, 8000);
     assert_int_equal(options.count, 0);
     assert_int_equal(options.log_level, LOG_NORMAL);

@@ -513,10 +513,10 @@ def check_words(book):
 SAID_OF_OPTIONS = [
     ("stage2-proxy/server", "--wait", r"After `--wait` seconds \((\d+),"),
     ("stage2-proxy/server", "--wait", r"If you were slower than (fifteen)\s+seconds"),
-    ("stage3-local/server", "--spares", r"there are\s+always (eight),"),
-    ("stage3-local/server", "--spares", r"would hold (eight) idle\s+connections"),
+    ("stage3-local/server", "--spares", r"there are\s+always (two\s+dozen),"),
+    ("stage3-local/server", "--spares", r"would hold (two\s+dozen) idle\s+connections"),
 ]
-NUMBERS = {"eight": "8", "fifteen": "15"}
+NUMBERS = {"two dozen": "24", "fifteen": "15"}
 
 
 def lines_of(*patterns):
@@ -567,7 +567,7 @@ def check_tunnel_claims(book):
         default = re.search(rf" {option} .*\((\d+)\)$", text, re.M)
         if not said:
             fail(1, f"a claim that is checked is not in the text any more: {pattern}")
-        elif not default or NUMBERS.get(said[1], said[1]) != default[1]:
+        elif not default or NUMBERS.get(" ".join(said[1].split()), said[1]) != default[1]:
             fail(book.line_at(said.start()), f"{option} is {default and default[1]}, not {said[1]}")
 
     said = re.search(r"server's log has steps ([\d, and]+), the client's ([\d, and]+):", book.prose.replace("\n", " "))
