@@ -15,7 +15,10 @@
 #include "../common/sock.h"
 #include "../common/waitlist.h"
 
-enum { SURPLUS_MAX = 32 }; /* proxy connections kept beyond the spares: their users have left */
+enum {
+    SPARES_MAX = 100, /* so many at most while many users come, unless --spares wants more anyway */
+    SURPLUS_MAX = 32, /* proxy connections kept beyond the spares: their users have left */
+};
 
 struct server {
     struct loop *loop;
@@ -37,6 +40,8 @@ struct server {
     unsigned users_so_far;
     int connections_most; /* that there are descriptors for */
     bool is_full;
+    int spares;     /* to be kept ready now: --spares, or more */
+    int found_none; /* users for whom none was ready, since the last roll-call */
 
     unsigned served;   /* users who are done */
     uint64_t up, down; /* bytes of theirs */
@@ -86,7 +91,25 @@ static int ask_for_proxies(struct server *server, int count)
 /* Proxy connections that should be here, if all had come that were asked for. */
 static int missing_proxies(const struct server *server)
 {
-    return server->users.count + server->options.spares - server->proxies.count;
+    return server->users.count + server->spares - server->proxies.count;
+}
+
+/* Spares follow the demand: those for whom there was none might come again. When all found one, one fewer will do. */
+static void follow_demand(struct server *server)
+{
+    int few = server->connections_most / 4; /* users need descriptors, too */
+    int room = (few < SPARES_MAX ? few : SPARES_MAX) - server->spares;
+    int more = server->found_none < room ? server->found_none : room;
+
+    if (more > 0 && server->spares > 0) {
+        server->spares += more;
+        ask_for_proxies(server, more);
+    } else if (server->found_none == 0 && server->spares > server->options.spares) {
+        server->spares--;
+        if (server->proxies.count > server->spares)
+            close(waitlist_pop(&server->proxies, NULL));
+    }
+    server->found_none = 0;
 }
 
 /* Some are always on their way. But those that were missing at the last roll-call already are lost: asked for again. */
@@ -100,6 +123,7 @@ static void call_the_roll(struct server *server)
         return; /* whoever floods us with pings is not flooded with requests */
     server->roll_call_ms = now_ms;
     server->missed = missing - ask_for_proxies(server, lost);
+    follow_demand(server);
 }
 
 /* Step 6: joins users and proxy connections, first come first served. */
@@ -145,6 +169,7 @@ static void on_user(void *owner, int fd)
         close(fd);
         return;
     }
+    server->found_none += server->proxies.count == 0;
     ask_for_proxies(server, 1);
     match(server);
 }
@@ -229,6 +254,7 @@ static void welcome(struct server *server, int fd)
     }
     server->has_client = true;
     server->missed = 0;
+    server->found_none = 0;
     line_send(&server->client, "welcome %s %d", server->token, server->public.port);
     say("step 2: client opened the control connection from %s", sock_peer(fd).text);
     ask_for_proxies(server, missing_proxies(server));
@@ -280,7 +306,7 @@ static void on_proxy_line(void *owner, int fd, const char *line)
     } else {
         match(server);
         /* Users who left while they waited leave theirs behind: keep some of those, too. */
-        while (server->proxies.count > server->options.spares + SURPLUS_MAX)
+        while (server->proxies.count > server->spares + SURPLUS_MAX)
             close(waitlist_pop(&server->proxies, NULL));
     }
 }
@@ -346,6 +372,7 @@ static int open_server(struct server *server)
         options->spares = server->connections_most / 4;
         complain("there are descriptors for %d spare proxy connections only", options->spares);
     }
+    server->spares = options->spares;
     /* What this port accepts inherits it: spares get old. */
     sock_keepalive(server->proxy.watch.fd, options->heartbeat_ms);
     loop_on_stop(server->loop, on_stop, server);

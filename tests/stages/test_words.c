@@ -1,5 +1,5 @@
-/* What stage 3 says where a word is needed: why nothing works, and what to do about it. These words are our own
- * programs'; the other tests hold for any that keep to the protocol. */
+/* What our own programs of stage 3 do where the protocol leaves them free: the words that they find for what goes wrong and for
+ * what is to be done about it, and how many spares they keep. The other tests hold for any that keep to the protocol. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -151,6 +151,68 @@ static void test_spares_are_announced_to_who_wants_to_know_alone(void)
     }
 }
 
+/* ---- as many spares as are needed ---- */
+
+static void expect_requests(struct peer *client, int count)
+{
+    for (int i = 0; i < count; i++)
+        expect_line(client, "create_proxy");
+}
+
+static void call_the_roll(struct peer *client)
+{
+    await_next_look(client);
+    say(client, "ping\n");
+    expect_line(client, "pong");
+}
+
+static void test_spares_follow_the_demand_and_become_fewer_again(void)
+{
+    enum { SPARES = 2, USERS = 3 };
+    struct server server = start_server("--spares 2 --heartbeat 1");
+    struct peer client = open_control(&server), proxies[USERS], spares[SPARES + USERS];
+
+    expect_requests(&client, SPARES);
+    for (int i = 0; i < USERS; i++) {
+        dial("a user who finds no spare", server.program, server.public_port);
+        expect_line(&client, "create_proxy");
+    }
+    for (int i = 0; i < USERS; i++) {
+        proxies[i] = open_proxy(&server, "a user's proxy connection");
+        expect_start(&proxies[i]);
+    }
+    for (int i = 0; i < SPARES + USERS; i++) {
+        if (i == SPARES) {
+            call_the_roll(&client);
+            expect_requests(&client, USERS);
+            expect_pong(&client); /* and no more */
+        }
+        spares[i] = open_proxy(&server, "a spare");
+        await_proxy_turn(&server);
+    }
+    for (int i = 0; i < USERS; i++) {
+        expect_nothing_yet(&spares[i]);
+        call_the_roll(&client);
+        expect_closed(&spares[i], "nobody needed it");
+    }
+    call_the_roll(&client);
+    expect_pong(&client);
+    expect_nothing_yet(&spares[USERS]); /* --spares stay */
+}
+
+static void test_without_spares_demand_brings_none(void)
+{
+    struct server server = start_server("--spares 0 --heartbeat 1");
+    struct peer client = open_control(&server);
+
+    dial("a user", server.program, server.public_port);
+    expect_line(&client, "create_proxy");
+    struct peer proxy = open_proxy(&server, "the user's proxy connection");
+    expect_start(&proxy);
+    call_the_roll(&client);
+    expect_pong(&client);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -162,6 +224,8 @@ int main(int argc, char **argv)
         SPEC(test_what_is_wrong_with_the_secret_is_told_on_both_sides),
         SPEC(test_a_client_that_is_let_in_says_where_users_go_and_whom_they_reach),
         SPEC(test_spares_are_announced_to_who_wants_to_know_alone),
+        SPEC(test_spares_follow_the_demand_and_become_fewer_again),
+        SPEC(test_without_spares_demand_brings_none),
     };
 
     return spec_run_all(argc, argv, tests, sizeof tests / sizeof tests[0]);
