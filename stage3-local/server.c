@@ -88,12 +88,6 @@ static int ask_for_proxies(struct server *server, int count)
     return asked;
 }
 
-/* Proxy connections that should be here, if all had come that were asked for. */
-static int missing_proxies(const struct server *server)
-{
-    return server->users.count + server->spares - server->proxies.count;
-}
-
 /* Spares follow the demand: those for whom there was none might come again. When all found one, one fewer will do. */
 static void follow_demand(struct server *server)
 {
@@ -110,6 +104,12 @@ static void follow_demand(struct server *server)
             close(waitlist_pop(&server->proxies, NULL));
     }
     server->found_none = 0;
+}
+
+/* Proxy connections that should be here, if all had come that were asked for. */
+static int missing_proxies(const struct server *server)
+{
+    return server->users.count + server->spares - server->proxies.count;
 }
 
 /* Some are always on their way. But those that were missing at the last roll-call already are lost: asked for again. */
