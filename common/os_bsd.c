@@ -164,6 +164,13 @@ int os_unacknowledged(int fd)
     return unsent(fd, &bytes) == 0 ? bytes : 0;
 }
 
+/* They tell of it when there are 2 kB: sbwait(9), sowriteable in sys/socketvar.h. */
+bool os_tells_of_room_late(int fd)
+{
+    (void)fd;
+    return false;
+}
+
 /* These systems don't tell. The keepalive breaks a dead connection, and then everybody knows. */
 bool os_heard_within(int fd, unsigned ms)
 {

@@ -2,8 +2,8 @@
 #include "os.h"
 
 #include <linux/sockios.h>
+#include <linux/tcp.h> /* it has all of struct tcp_info, unlike netinet/tcp.h of glibc */
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <fcntl.h>
@@ -130,12 +130,47 @@ int os_unacknowledged(int fd)
     return ioctl(fd, SIOCOUTQ, &bytes) == 0 ? bytes : 0; /* tcp(7) */
 }
 
+static bool get_info(int fd, struct tcp_info *info)
+{
+    socklen_t size = sizeof *info;
+
+    *info = (struct tcp_info){0};
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, &size) == 0;
+}
+
+/* A sender keeps in its buffer what is under way, since it may have to send it again, and behind it what is still unsent.
+ * When the buffer was full, Linux does not tell of room with each byte that has arrived, only once a third of the buffer is
+ * free (sk_stream_is_writeable in the kernel's include/net/sock.h). That saves wake-ups. But where the other two thirds are
+ * no more than what is under way, nothing unsent is left at that moment, and the line is about to run dry.
+ *
+ * BBR suffers from it. It finds out what a line carries by sending ever faster until that changes nothing any more, and has
+ * 2.9 times as much under way by then as the line holds. A write that finds nothing unsent means to it: the program is slow,
+ * not the line; what I measure now says nothing. So it goes on searching for as long as the transfer lasts, and a queue
+ * stands before the line in which everybody else's bytes have to wait, too. Over 40 ms each way at 100 Mbit/s a small
+ * request beside a download took 160 ms instead of 82, and 8 % of the packets were lost at the full queue instead of 1 %.
+ *
+ * Who asks every 10 ms doesn't let the buffer get that empty; the search is over after two seconds. It takes 0.3 % of a
+ * processor while a download runs. (A program blocked in send(2) never has the trouble: its call goes on in the kernel with
+ * any room there is.)
+ *
+ * Where a line holds so much that three times that does not fit into the buffer at all, asking would only fill the queue
+ * before the line: then no. */
+bool os_tells_of_room_late(int fd)
+{
+    struct tcp_info info;
+    int buffer = 0;
+    socklen_t size = sizeof buffer;
+
+    if (!get_info(fd, &info) || getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &buffer, &size) != 0)
+        return false;
+    return 3 * info.tcpi_delivery_rate * info.tcpi_min_rtt / 1000000 < (uint64_t)buffer; /* bytes/s, us */
+}
+
 bool os_heard_within(int fd, unsigned ms)
 {
-    struct tcp_info info = {0};
-    socklen_t size = sizeof info;
+    struct tcp_info info;
 
-    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0)
+    if (!get_info(fd, &info))
         return false;
     return info.tcpi_last_ack_recv <= ms || info.tcpi_last_data_recv <= ms;
 }

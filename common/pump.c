@@ -40,28 +40,31 @@ static enum pumped fill(struct pump *pump, struct buckets *buckets, int source)
     return count == 0 ? SOURCE_ENDED : SOURCE_BROKEN;
 }
 
-static enum pumped drain(struct pump *pump, struct buckets *buckets, int sink, bool more)
+static enum pumped drain(struct pump *pump, struct buckets *buckets, int sink, bool more, bool is_new)
 {
     ssize_t count = bucket_pour(pump->bucket, sink, more);
 
+    if (would_wait(count))
+        return is_new ? SINK_FULL : GOES_ON;
     if (count < 0)
-        return would_wait(count) ? GOES_ON : SINK_BROKEN;
+        return SINK_BROKEN;
     pump->moved += (uint64_t)count;
-    if (bucket_is_empty(pump->bucket)) {
-        give_bucket_back(pump, buckets);
-        pump->state = FILLING;
-    }
+    if (!bucket_is_empty(pump->bucket))
+        return SINK_FULL;
+    give_bucket_back(pump, buckets);
+    pump->state = FILLING;
     return GOES_ON;
 }
 
 enum pumped pump_turn(struct pump *pump, struct buckets *buckets, int source, int sink, bool last)
 {
     enum pumped result = GOES_ON;
+    bool is_new = pump->state == FILLING; /* what is in the bucket then */
 
-    if (pump->state == FILLING)
+    if (is_new)
         result = fill(pump, buckets, source);
     if (pump->state == DRAINING)
-        result = drain(pump, buckets, sink, last && !pump->many);
+        result = drain(pump, buckets, sink, last && !pump->many, is_new);
     return result;
 }
 

@@ -26,11 +26,12 @@
 enum {
     LOOK_AFTER_MS = 50, /* between two looks at relays that are leaving */
     STUCK_LOOKS = 1200, /* so many without progress, a minute's, and it is closed */
+    ASK_AFTER_MS = 10,  /* a sink that was full is asked for room, where the system would tell late */
     NO_END = -1,        /* in the place of the right one: an echo */
 };
 
 struct relay {
-    struct link place; /* among the relays that are joined, or leaving */
+    struct link place; /* among the relays that are joined, asked or leaving */
     struct relays *relays;
     struct watch ends[2];
     struct pump pumps[2]; /* pump i's source is end i */
@@ -105,7 +106,12 @@ static void finish(struct relay *relay)
 
 /* --- Leaving --- */
 
-static void on_broken(struct relay *relay, int end);
+static void on_broken(struct relay *relay, int end)
+{
+    pump_end(&relay->pumps[other(relay, end)], &relay->relays->buckets);
+    round_add(&relay->relays->leaving, &relay->place);
+    relay->broken[end] = true;
+}
 
 /* Where nobody reads or writes, nobody learns that an end is broken; and not every system tells of it then. */
 static void look_for_error(struct relay *relay, int end)
@@ -115,8 +121,9 @@ static void look_for_error(struct relay *relay, int end)
 }
 
 /* One end is broken. The pump that it feeds may still have something to deliver. */
-static void look_at(struct relay *relay)
+static void look_after_leaving(struct link *place)
 {
+    struct relay *relay = (struct relay *)place;
     struct pump *pump = &relay->pumps[relay->broken[0] ? 0 : 1];
 
     look_for_error(relay, 0);
@@ -125,38 +132,7 @@ static void look_at(struct relay *relay)
         finish(relay);
 }
 
-static void look_after_leaving(void *owner)
-{
-    struct relays *relays = owner;
-    struct link *next;
-
-    for (struct link *link = relays->leaving.next; link != &relays->leaving; link = next) {
-        next = link->next;
-        look_at((struct relay *)link);
-    }
-    if (!list_is_empty(&relays->leaving))
-        timer_start(relays->loop, &relays->timer, LOOK_AFTER_MS, look_after_leaving, relays);
-}
-
-static void leave(struct relay *relay)
-{
-    struct relays *relays = relay->relays;
-
-    list_remove(&relay->place);
-    list_append(&relays->leaving, &relay->place);
-    if (!timer_is_running(&relays->timer))
-        timer_start(relays->loop, &relays->timer, LOOK_AFTER_MS, look_after_leaving, relays);
-}
-
 /* --- At work --- */
-
-static void on_broken(struct relay *relay, int end)
-{
-    pump_end(&relay->pumps[other(relay, end)], &relay->relays->buckets);
-    if (!is_broken(relay))
-        leave(relay);
-    relay->broken[end] = true;
-}
 
 /* The pump has moved all that its source will ever send: the sink is to know. */
 static void pass_end_on(struct relay *relay, int source)
@@ -176,10 +152,14 @@ static void run_pump(struct relay *relay, int i, bool last)
     int sink = other(relay, i);
     enum pumped result = pump_turn(pump, buckets, relay->ends[i].fd, relay->ends[sink].fd, last);
 
-    if (result != GOES_ON)
+    if (result != GOES_ON && result != SINK_FULL)
         pump_end(pump, buckets);
     switch (result) {
     case GOES_ON: break;
+    case SINK_FULL:
+        if (!is_broken(relay))
+            round_add(&relay->relays->asked, &relay->place);
+        break;
     case SOURCE_ENDED: pass_end_on(relay, i); break;
     case SOURCE_BROKEN: on_broken(relay, i); break;
     case SINK_BROKEN: on_broken(relay, sink); break;
@@ -203,6 +183,26 @@ static int watch_end(struct relay *relay, int end)
                         (reading ? WATCH_READ : 0u) | (writing ? WATCH_WRITE : 0u));
 }
 
+/* After all that happens: the loop is to watch for what the pumps wait for now. */
+static void go_on(struct relay *relay)
+{
+    if (is_done(relay) || watch_end(relay, 0) != 0 || watch_end(relay, 1) != 0)
+        finish(relay);
+}
+
+/* A sink took something, and was full then. Has it room again? If it takes nothing now, the loop will tell when it does. */
+static void ask_for_room(struct link *place)
+{
+    struct relay *relay = (struct relay *)place;
+
+    list_remove(place);
+    list_append(&relay->relays->joined, place);
+    for (int i = 0; i < 2; i++)
+        if (relay->pumps[i].state == DRAINING && os_tells_of_room_late(relay->ends[other(relay, i)].fd))
+            run_pump(relay, i, false);
+    go_on(relay);
+}
+
 /* What the loop tells of an end is only where to look; what is so, reading and writing tell. Writing first: where a reset
  * has cut it short, reading would take that for an orderly end. */
 static void on_end(struct relay *relay, int end, unsigned ready)
@@ -219,8 +219,7 @@ static void on_end(struct relay *relay, int end, unsigned ready)
         watch_stop(relay->relays->loop, &relay->ends[end]); /* until read again: else it is told for ever */
         look_for_error(relay, end);
     }
-    if (is_done(relay) || watch_end(relay, 0) != 0 || watch_end(relay, 1) != 0)
-        finish(relay);
+    go_on(relay);
 }
 
 static void on_left_ready(void *owner, unsigned ready)
@@ -278,7 +277,8 @@ void relays_init(struct relays *relays, struct loop *loop,
     *relays = (struct relays){.loop = loop, .on_done = on_done, .owner = owner};
     buckets_init(&relays->buckets, limits_pipes());
     list_init(&relays->joined);
-    list_init(&relays->leaving);
+    round_init(&relays->asked, loop, ASK_AFTER_MS, ask_for_room);
+    round_init(&relays->leaving, loop, LOOK_AFTER_MS, look_after_leaving);
 }
 
 void relay_say_done(const char *name, const struct relay_report *report)
@@ -287,12 +287,18 @@ void relay_say_done(const char *name, const struct relay_report *report)
         size_text(report->down).text, (double)report->time_ms / 1000);
 }
 
+static void reset_all(struct link *list)
+{
+    while (!list_is_empty(list))
+        free_relay((struct relay *)list->next, true);
+}
+
 void relays_close(struct relays *relays)
 {
-    while (!list_is_empty(&relays->joined))
-        free_relay((struct relay *)relays->joined.next, true);
-    while (!list_is_empty(&relays->leaving))
-        free_relay((struct relay *)relays->leaving.next, true);
-    timer_stop(&relays->timer);
+    reset_all(&relays->joined);
+    reset_all(&relays->asked.members);
+    reset_all(&relays->leaving.members);
+    round_stop(&relays->asked);
+    round_stop(&relays->leaving);
     buckets_clear(&relays->buckets);
 }

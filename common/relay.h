@@ -19,6 +19,7 @@
 
 #include "bucket.h"
 #include "loop.h"
+#include "round.h"
 
 /* What became of a joined pair. */
 struct relay_report {
@@ -31,10 +32,10 @@ struct relay_report {
 /* All pairs of a program. */
 struct relays {
     struct loop *loop;
-    int count;           /* pairs now; in number, for your decisions */
-    struct link joined;  /* those at work */
-    struct link leaving; /* those that are broken, and still deliver what came before */
-    struct timer timer;  /* looks after these */
+    int count;            /* pairs now; in number, for your decisions */
+    struct link joined;   /* those at work */
+    struct round asked;   /* those at work with a sink that is full but took something a moment ago */
+    struct round leaving; /* those that are broken, and still deliver what came before */
     struct buckets buckets;
     void (*on_done)(void *owner, const struct relay_report *report);
     void *owner;

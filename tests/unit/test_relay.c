@@ -23,6 +23,7 @@ enum { MEGA = 1 << 20 };
 
 static int splice_error; /* 0, or: splice(2) is refused with it */
 static size_t went_out;  /* bytes; what goes out in one turn of the loop */
+static int in_vain;      /* writes for which there was no room */
 static size_t room;      /* the kernel has room for so many bytes at once; 0: for as many as it likes */
 static int
     resets_at_write; /* if not -1: who resets its connection at the next write to it, which takes some of the bytes,
@@ -46,6 +47,7 @@ static size_t size_of_write(size_t size)
 static ssize_t after_write(int fd, ssize_t count)
 {
     went_out += count > 0 ? (size_t)count : 0;
+    in_vain += count < 0 && errno == EAGAIN;
     if (count > 0 && resets_at_write >= 0) {
         reset(resets_at_write);
         resets_at_write = -1;
@@ -93,6 +95,7 @@ static int begin(void **state)
     without_pipes = false;
     splice_error = 0;
     room = 0;
+    in_vain = 0;
     resets_at_write = -1;
     reports = 0;
     relays_init(&relays, loop, on_done, &relays);
@@ -695,9 +698,9 @@ static void test_the_reset_of_an_end_that_nobody_listens_to_is_noticed(void **st
 
     (void)state;
     expect_rest();
-    assert_true(list_is_empty(&relays.leaving));
+    assert_true(list_is_empty(&relays.leaving.members));
     reset(pair.left);
-    eventually(!list_is_empty(&relays.leaving)); /* without a byte taken at the other side */
+    eventually(!list_is_empty(&relays.leaving.members)); /* without a byte taken at the other side */
     expect_rest();
     eventually(takes_all(&flow));
     assert_int_equal(flow.came, flow.size);
@@ -768,6 +771,72 @@ static void bite(struct flow *flow)
     unit_expect("something comes", __FILE__, __LINE__);
     for (take_some(flow); flow->came == before && !flow->is_over; take_some(flow))
         unit_turn(); /* the kernel's clock is the real one: it may need a moment to open the window */
+}
+
+/* Whether the kernel tells of late room at all, and at both ends of this pair: else there is nothing to test. */
+static void skip_if_told_early(struct joined pair)
+{
+    if (os_tells_of_room_late(pair.inner_right))
+        return;
+    leave(pair);
+    eventually(reports == 1);
+    skip();
+}
+
+/* Takes bytes until there is room at fd, but so little that the kernel does not tell of it. */
+static void make_a_little_room(struct flow *flow, int fd)
+{
+    int before = os_unacknowledged(fd);
+    struct pollfd told = {.fd = fd, .events = POLLOUT};
+
+    unit_expect("a little room", __FILE__, __LINE__);
+    while (os_unacknowledged(fd) == before)
+        bite(flow);
+    assert_int_equal(poll(&told, 1, 0), 0);
+}
+
+static void test_a_sink_that_takes_something_is_asked_for_room_before_the_kernel_tells(void **state)
+{
+    struct joined pair = join(1);
+    struct pollfd told = {.fd = pair.inner_right, .events = POLLOUT};
+    int bytes = 100000;
+
+    (void)state;
+    setsockopt(pair.right, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof bytes); /* it asks for so many at once, at most */
+    skip_if_told_early(pair);
+    struct flow flow = stuff(pair.left, pair.right);
+    flow.most = 65536;
+    eventually(list_is_empty(&relays.asked.members)); /* in vain */
+    while (poll(&told, 1, 0) == 0)
+        bite(&flow);
+    for (int i = 0; i < 10; i++) {
+        eventually(!list_is_empty(&relays.asked.members));
+        round_stop(&relays.asked); /* until there is room, however long that takes */
+        make_a_little_room(&flow, pair.inner_right);
+        went_out = 0;
+        round_add(&relays.asked, relays.asked.members.next);
+        later(10);
+        assert_true(went_out > 0);
+    }
+    leave(pair);
+    eventually(reports == 1);
+}
+
+static void test_a_reader_that_has_stopped_is_left_alone(void **state)
+{
+    struct joined pair = join(1);
+
+    (void)state;
+    skip_if_told_early(pair);
+    stuff(pair.left, pair.right);
+    eventually(list_is_empty(&relays.asked.members));
+    int asked = in_vain;
+    for (int i = 0; i < 100; i++)
+        later(10);
+    assert_in_range(in_vain - asked, 0, 5); /* the kernel may find some room later, without a byte read */
+    reset(pair.left);
+    close(pair.right);
+    eventually(reports == 1);
 }
 
 /* Looks at a pair that is leaving come every 50 ms, and 1,200 of them in vain are too many. */
@@ -1244,6 +1313,8 @@ int main(void)
         RELAY_BOTH_WAYS(test_a_short_answer_that_comes_before_the_question_is_over_arrives_whole),
         RELAY_BOTH_WAYS(test_so_does_an_early_answer_from_left_to_right),
         RELAY_BOTH_WAYS(test_a_peer_that_never_takes_the_rest_is_given_up_after_a_minute),
+        RELAY_BOTH_WAYS(test_a_sink_that_takes_something_is_asked_for_room_before_the_kernel_tells),
+        RELAY_BOTH_WAYS(test_a_reader_that_has_stopped_is_left_alone),
         RELAY_BOTH_WAYS(test_a_slow_reader_gets_all_that_came_before_the_reset),
         RELAY_BOTH_WAYS(test_an_urgent_byte_is_a_byte_like_the_others),
         RELAY_BOTH_WAYS(test_an_urgent_byte_amid_many_holds_nothing_up),
