@@ -293,7 +293,10 @@ int spec_run_all(int argc, char **argv, const struct CMUnitTest *tests, size_t c
             run_ahead(spec, tests[i].name, argv);
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
-    return _cmocka_run_group_tests(argv[0], tests, count, NULL, NULL) == 0 ? 0 : 1;
+    int failed = _cmocka_run_group_tests(argv[0], tests, count, NULL, NULL);
+    if (failed > 1 && failure_count > 0) /* it is far above the end of a long list */
+        print_message("Begin with the first that failed, %s.\n", failures[0]);
+    return failed == 0 ? 0 : 1;
 }
 
 /* Ends the tests that run ahead, as nobody will ask for their results. */
