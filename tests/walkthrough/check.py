@@ -528,8 +528,14 @@ def number_in(name, file, per=1):
     return int(re.search(rf"\b{name}\s*=\s*(\d+)\b", (ROOT / file).read_text())[1]) / per
 
 
+def new_lines(before, after):
+    """How long the difference of two stages is."""
+    return sum(len(subprocess.run(["diff", "-u", ROOT / before / name, ROOT / after / name], stdout=subprocess.PIPE,
+                                  text=True).stdout.splitlines()) for name in ("server.c", "client.c"))
+
+
 def check_numbers(book):
-    """Numbers: what the first half says of sizes, limits and times is so, sizes give or take a tenth."""
+    """Numbers: what the text says of sizes, limits and times is so, sizes give or take a tenth."""
     words = {"five": 5, "half": 0.5, "twenty": 20}
     claims = [  # what the text says; what is so; how far it may be off
         (r"has ([\d,]+) words", len(re.findall(r"[A-Za-z0-9][\w'-]*", book.prose)), 0.1),
@@ -546,6 +552,11 @@ def check_numbers(book):
         (r"The pause starts at (half) a", number_in("BACKOFF_FIRST_MS", "common/backoff.h", 1000), 0),
         (r"and doubles up to (\d+):", number_in("BACKOFF_MOST_MS", "common/backoff.h", 1000), 0),
         (r"turns it on, with (\d+) seconds", number_in("KEEPALIVE_MS", "common/sock.h", 1000), 0),
+        (r"all that is new, ([\d,]+) lines", new_lines("stage1-control", "stage2-proxy"), 0.1),
+        (r"session token\*\*: (\d+) hexadecimal digits", number_in("TOKEN_SIZE", "common/secret.h") - 1, 0),
+        (r"a `pause` of (half) a second", number_in("PAUSE_MS", "stage2-proxy/client.c", 1000), 0),
+        (r"with ([\d,]+) users at once, `test_no_request", number_in("CROWD", "tests/stages/spec_proxy.c"), 0),
+        (r"as spares, up to (\d+) ", number_in("SURPLUS_MAX", "stage3-local/server.c"), 0),
     ]
     for pattern, value, tolerance in claims:
         said = re.search(pattern.replace(" ", r"\s+"), book.prose)
