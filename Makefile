@@ -75,7 +75,7 @@ all: stage0 stage1 stage2 stage3   ## build all stages (this is what `make` alon
 stage0: $(filter $(OUT)stage0%,$(PROGRAMS))  ## build stage 0: a pipe that joins two connections
 stage1: $(filter $(OUT)stage1%,$(PROGRAMS))  ## build stage 1: the control connection
 stage2: $(filter $(OUT)stage2%,$(PROGRAMS))  ## build stage 2: public and proxy connections
-stage3: $(filter $(OUT)stage3%,$(PROGRAMS))  ## build stage 3: the local app, and the finishing touches
+stage3: $(filter $(OUT)stage3%,$(PROGRAMS))  ## build stage 3: the local app, finishing touches
 
 $(PROGRAMS): $(OUT)%: $(BUILD)/%.o $(BUILD)/common.a
 	@echo "  link     $@"
@@ -109,12 +109,12 @@ FORCE:
 
 # ---- trying ---------------------------------------------------------------------------------------
 
-demo: stage3  ## all of it on this machine, to look at (DEMO_SECONDS=3 ends it)
+demo: stage3  ## all of it on this machine, to look at
 	@stage3-local/demo.sh
 
-nat-lab: all  ## a NAT in a box, to play with (as root; DELAY=40 RATE=100 LOSS=10: far away, and how the line is)
+nat-lab: all  ## a NAT in a box (as root; DELAY=40 LOSS=10: far away)
 	@tests/natlab/up
-nat-lab-down:  ## remove it
+nat-lab-down:  ## remove that
 	@tests/natlab/down
 
 diff-stage1:  ## what stage 1 adds to stage 0
@@ -155,7 +155,7 @@ $(BUILD)/tests/unit/loop.o $(BUILD)/tests/unit/bucket_$(BUCKET).o: $(BUILD)/test
 	@echo "  compile  $< (for tests)"
 	$Q$(COMPILE) $(foreach f,$(STAND_INS),-D$f=unit_$f) -MMD -MP -c -o $@ $<
 
-test-common: $(UNIT_TESTS:%=run-%)  ## test the modules of common/ (run-test_relay: one of them)
+test-common: $(UNIT_TESTS:%=run-%)  ## test the modules of common/ (run-test_relay: one)
 	$(if $(UNIT_TESTS),,@echo "skipped: the tests of common/ run on Linux only")
 
 $(UNIT_TESTS:%=run-%): run-%: $(BUILD)/tests/unit/%
@@ -192,28 +192,28 @@ else
   NOT_HERE += test-walkthrough
 endif
 
-test-walkthrough: all  ## check that what WALKTHROUGH.md shows is what the programs do
+test-walkthrough: all  ## check that WALKTHROUGH.md is true
 	@tests/walkthrough/check
 
-test-faults: all  ## dead peers, strangers, overload, kill -9: what takes minutes
+test-faults: all  ## dead peers, strangers, overload, kill -9 (minutes)
 	@tests/faults/run
 
 test-syscalls: all  ## make every system call fail once (needs strace)
 	@tests/syscalls/run
 
-test-mutants:  ## put small faults into a copy: do the tests notice each?
+test-mutants:  ## put small faults into a copy: does a test notice?
 	@tests/mutants/run
 
 test-platforms:  ## build for macOS, the BSDs, musl, ARM (needs zig)
 	@tests/platforms/build
 
-test-emulated: $(STAGE_TESTS)  ## the stages with musl, on ARM, too (needs zig and qemu)
+test-emulated: $(STAGE_TESTS)  ## the stages with musl, on ARM (needs zig and qemu)
 	@tests/platforms/emulated
 
-test-as-on-macos: $(STAGE_TESTS)  ## the stages' tests where poll(2) tells what macOS's does
+test-as-on-macos: $(STAGE_TESTS)  ## the stages' tests where poll(2) is like macOS's
 	@tests/platforms/as-on-macos
 
-test-repeat: all build-tests  ## all tests RUNS=50 times over, while the processors are busy
+test-repeat: all build-tests  ## all tests RUNS=50 times over, on busy processors
 	@tests/checks/repeat
 
 test-valgrind: all build-tests  ## unit tests and programs under valgrind
@@ -225,27 +225,27 @@ test-nat: all  ## through a NAT and what befalls it (as root)
 test-browser: stage3  ## the sample app in headless Chromium
 	@tests/browser/run
 
-test-deploy: stage3  ## units, https, encrypted line, two servers, firewall, man pages (as root)
+test-deploy: stage3  ## units, https, two servers, firewall, ... (as root)
 	@tests/deploy/run
 
-test-real: stage3  ## Git, SSH, WebSocket, Redis and more through the tunnel
+test-real: stage3  ## Git, SSH, WebSocket, Redis and more go through it
 	@tests/real/run
 
-fuzz:  ## libFuzzer looks for bytes that do harm (FUZZ_SECONDS=60 each)
+fuzz:  ## libFuzzer looks for bytes that do harm
 	@tests/fuzz/run
 
-soak: all  ## all faults at random, memory watched (SOAK_SECONDS=600)
+soak: all  ## all faults at random, for SOAK_SECONDS=600
 	@tests/soak/run
 
-bench: stage3  ## measure against no tunnel and other tunnels (QUICK=1: a minute)
+bench: stage3  ## measure against other tunnels (QUICK=1: a minute)
 	@tests/bench/run
-bench-far: stage3  ## the same for an app that is far away (as root; FAR_DELAYS=40: only that far)
+bench-far: stage3  ## the same, far away (as root; FAR_DELAYS=40: so far)
 	@tests/bench/far
-bench-peers:  ## get those other tunnels first, into build/peers
+bench-peers:  ## get those other tunnels first
 	@tests/bench/peers.sh
 bench-growth: stage3  ## what a user costs, with 1 to 8,000 of them
 	@tests/bench/growth
-bench-idle: stage3  ## processor and wake-ups of a tunnel that has nothing to do
+bench-idle: stage3  ## what a tunnel costs that has nothing to do
 	@tests/bench/idle
 bench-syscalls: stage3  ## count the system calls (needs strace)
 	@tests/bench/syscalls
@@ -265,7 +265,7 @@ lint: build/page.inc  ## clang-format, clang-tidy, cppcheck, shellcheck
 
 PREFIX = /usr/local
 
-install: stage3  ## stage 3 as ngrok--d (server) and ngrok-- (client), to PREFIX
+install: stage3  ## stage 3 as ngrok--d and ngrok--, to PREFIX
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 755 $(OUT)stage3-local/server $(DESTDIR)$(PREFIX)/bin/ngrok--d
 	install -m 755 $(OUT)stage3-local/client $(DESTDIR)$(PREFIX)/bin/ngrok--
@@ -280,9 +280,12 @@ uninstall:  ## remove what install installed
 clean:  ## remove everything that was built
 	rm -rf build $(foreach s,$(STAGES),$s/server $s/client) stage3-local/app
 
+# With those of the stages' tests, and made for a window of 80 columns.
 help:  ## list these targets
-	@awk -F ':.*## *' '/^[a-z0-9 -]+:.*## / { sub(/ .* /, "..", $$1); printf "  make %-22s %s\n", $$1, $$2 }' \
-	 Makefile tests/stages/stage-tests.mk
+	@sed '/^# ---- testing/r tests/stages/stage-tests.mk' Makefile | awk -F ':.*## *' \
+	 '/^# ----/ { gap = shown } \
+	 /^[a-z0-9 -]+:.*## / { sub(/ .*stage/, "..", $$1); printf "%s  make %-19s %s\n", gap ? "\n" : "", $$1, $$2; \
+	                        gap = 0; shown = 1 }'
 
 .PHONY: all stage0 stage1 stage2 stage3 FORCE demo diff-stage1 diff-stage2 diff-stage3 nat-lab nat-lab-down \
         test build-tests need-tmp need-cmocka test-common $(UNIT_TESTS:%=run-%) test-walkthrough test-faults \

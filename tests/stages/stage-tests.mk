@@ -37,7 +37,7 @@ test-stage2: $(BUILD)/tests/stages/test_stage2 $(if $(DIR),$(OWN),stage2)  ## te
 test-stage3: $(BUILD)/tests/stages/test_stage3 $(if $(DIR),$(OWN),stage3)  ## test stage 3 (DIR=folder: your own)
 	@$< $(or $(OWN_DIR),$(OUT)stage3-local) $(PATTERN) $(HINT)
 
-test-words: $(WORDS_TEST) stage3  ## stage 3 says why something does not work, and what to do
+test-words: $(WORDS_TEST) stage3  ## stage 3 says what is wrong, and what to do
 	@$< $(OUT)stage3-local $(PATTERN)
 
 TESTS += test-words
@@ -46,10 +46,10 @@ try-stage0 try-stage1 try-stage2 try-stage3: try-stage%:  ## write stage N yours
 	@tests/stages/try-stage.sh $*
 
 # What goes over the wires of a stage, ours or a reader's own, drawn as a ladder.
-show-stage0 show-stage1 show-stage2 show-stage3: show-stage%: all $(OWN)  ## see stage N talk (DIR=, SHOW=svg)
+show-stage0 show-stage1 show-stage2 show-stage3: show-stage%: all $(OWN)  ## see stage N talk (DIR=folder, SHOW=svg)
 	@tests/show/show $* $(or $(OWN_DIR),$(OUT)$(filter stage$*%,$(STAGES)))
 
-test-show: all  ## the ladders show what they should, and where it goes wrong
+test-show: all  ## the ladders show what goes right, and wrong
 	@tests/show/show test
 
 # The same tests hold for programs in another language.
