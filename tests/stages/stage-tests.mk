@@ -4,6 +4,7 @@
 #   make test-stage2 DIR=my-stage2    my-stage2/server and my-stage2/client, in whatever language; those
 #                                     whose .c is there are built from it, with the objects of common/
 #   make test-stage2 ONLY='*token*'   those tests alone whose names are like that
+#   make my-stage2                    builds those, and tests nothing
 #   make try-stage2                   makes my-stage2 to begin with: stage 1's code, and a note on what to add
 
 HARNESS = $(patsubst %,$(BUILD)/tests/%.o,stages/harness stages/peers stages/segments basics)
@@ -24,6 +25,13 @@ OWN = $(filter-out $(PROGRAMS),$(patsubst %.c,%,$(wildcard $(addprefix $(OWN_DIR
 $(OWN): %: %.c $(BUILD)/common.a $(wildcard common/*.h) $(BUILD)/flags
 	@echo "  build    $@"
 	$Q$(COMPILE) $(MODE_LDFLAGS) $(LDFLAGS) -Icommon -o $@ $< $(BUILD)/common.a
+
+# `make my-stage2` builds a reader's own programs, without a test; `make` inside a folder builds what is in it.
+MINE = $(patsubst %/,%,$(wildcard my-*/))
+$(MINE):
+	@$(MAKE) build-folder DIR=$@
+
+build-folder: $(or $(filter $(OUT)$(OWN_DIR)/%,$(PROGRAMS)),$(OWN))
 
 PATTERN = $(if $(ONLY),'$(ONLY)')  # in quotes: a * is the tests' business, not the shell's
 HINT = $(if $(DIR),|| { echo "What goes over its wires:  make $(@:test-%=show-%) DIR=$(DIR)"; exit 1; })
@@ -75,5 +83,6 @@ else
   NOT_HERE += test-other-language test-show
 endif
 
-.PHONY: test-stage0 test-stage1 test-stage2 test-stage3 test-words try-stage0 try-stage1 try-stage2 try-stage3 \
-        show-stage0 show-stage1 show-stage2 show-stage3 test-show test-other-language test-harness
+.PHONY: $(MINE) build-folder test-stage0 test-stage1 test-stage2 test-stage3 test-words \
+        try-stage0 try-stage1 try-stage2 try-stage3 show-stage0 show-stage1 show-stage2 show-stage3 \
+        test-show test-other-language test-harness
