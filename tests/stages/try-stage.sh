@@ -90,7 +90,8 @@ client   on \`create_proxy\` opens a proxy connection, says \`proxy TOKEN\`, and
          then echoes all that comes. One that can't be opened is tried again
          within a second.
 
-The server logs a user's life: \`user 7 done: 412 B up, 1.2 MB down, 0.3 s\`.
+The server logs a user's life:
+\`user 7 done: 412 B up, 1.2 MB down, 0.3 s\`.
 In common/: waitlist, relay, secret.
 NOTE
     ;;
@@ -122,5 +123,6 @@ esac >"$mine/NOTE"
 ours=$(echo "stage$stage"-*)
 echo "All options, long and short, are those of ours: $ours/server --help" >>"$mine/NOTE"
 
-echo "$mine is there, with a NOTE on what to add. What is missing:"
-echo "make test-stage$stage DIR=$mine"
+echo "$mine is there, with a NOTE on what to add."
+echo "To build it:      make $mine"
+echo "What is missing:  make test-stage$stage DIR=$mine"
