@@ -38,7 +38,7 @@ FOREIGN = set("""nc curl ss strace tcpdump bash git cmp cp sed kill apt-get sudo
     TLS HTTP SSH FIFO systemd yamux HTTP/2 QUIC jobs printf seq cat head wc sleep
     gmake netstat dtruss ktrace kdump kevent perl
     mv haproxy inet_pton od 0d
-    ps time scp Recv-Q Send-Q Host SNI -N -o -l -d - + ::ffff: 9.980ms pi ngping you.example.com""".split())
+    ps time scp Recv-Q Send-Q Host SNI -N -o -l -d -e -t - + ::ffff: 9.980ms pi ngping you.example.com""".split())
 
 
 class Block:
