@@ -40,14 +40,12 @@ static enum pumped fill(struct pump *pump, struct buckets *buckets, int source)
     return count == 0 ? SOURCE_ENDED : SOURCE_BROKEN;
 }
 
-static enum pumped drain(struct pump *pump, struct buckets *buckets, int sink, bool more, bool is_new)
+static enum pumped drain(struct pump *pump, struct buckets *buckets, int sink, bool more)
 {
     ssize_t count = bucket_pour(pump->bucket, sink, more);
 
-    if (would_wait(count))
-        return is_new ? SINK_FULL : GOES_ON;
     if (count < 0)
-        return SINK_BROKEN;
+        return would_wait(count) ? SINK_FULL : SINK_BROKEN;
     pump->moved += (uint64_t)count;
     if (!bucket_is_empty(pump->bucket))
         return SINK_FULL;
@@ -59,12 +57,11 @@ static enum pumped drain(struct pump *pump, struct buckets *buckets, int sink, b
 enum pumped pump_turn(struct pump *pump, struct buckets *buckets, int source, int sink, bool last)
 {
     enum pumped result = GOES_ON;
-    bool is_new = pump->state == FILLING; /* what is in the bucket then */
 
-    if (is_new)
+    if (pump->state == FILLING)
         result = fill(pump, buckets, source);
     if (pump->state == DRAINING)
-        result = drain(pump, buckets, sink, last && !pump->many, is_new);
+        result = drain(pump, buckets, sink, last && !pump->many);
     return result;
 }
 

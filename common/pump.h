@@ -31,7 +31,7 @@ struct pump {
 /* What came of a turn. After all but the first two it is for the caller to end the pump. */
 enum pumped {
     GOES_ON,
-    SINK_FULL,     /* so does this; but the sink, which took something until now, has no more room */
+    SINK_FULL,     /* so does this; but the sink has no room for all that came */
     SOURCE_ENDED,  /* it will send nothing more, and all that it sent has gone out */
     SOURCE_BROKEN, /* the same, but this was no orderly end */
     SINK_BROKEN,   /* it takes nothing any more */

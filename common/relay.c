@@ -57,6 +57,11 @@ static bool is_broken(const struct relay *relay)
     return relay->broken[0] || relay->broken[1];
 }
 
+static uint64_t bytes_moved(const struct relay *relay)
+{
+    return relay->pumps[0].moved + relay->pumps[1].moved;
+}
+
 /* Bytes that went out but have not arrived yet, at the ends that can still hear. */
 static uint64_t bytes_under_way(const struct relay *relay)
 {
@@ -190,16 +195,19 @@ static void go_on(struct relay *relay)
         finish(relay);
 }
 
-/* A sink took something, and was full then. Has it room again? If it takes nothing now, the loop will tell when it does. */
+/* A sink was full a moment ago. Has it room again? If it takes nothing now, the loop will tell when it does. */
 static void ask_for_room(struct link *place)
 {
     struct relay *relay = (struct relay *)place;
+    uint64_t before = bytes_moved(relay);
 
-    list_remove(place);
-    list_append(&relay->relays->joined, place);
     for (int i = 0; i < 2; i++)
         if (relay->pumps[i].state == DRAINING && os_tells_of_room_late(relay->ends[other(relay, i)].fd))
             run_pump(relay, i, false);
+    if (bytes_moved(relay) == before && !is_broken(relay)) {
+        list_remove(place);
+        list_append(&relay->relays->joined, place);
+    }
     go_on(relay);
 }
 

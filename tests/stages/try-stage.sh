@@ -33,8 +33,8 @@ server   listens on --listen-port, and sends back to each connection all that
 client   listens too. For each connection that it accepts it dials TARGET, and
          joins the two: what one says, the other hears, both ways at once. The
          end of one direction (FIN) is passed on with shutdown(SHUT_WR) while
-         the other goes on; a reset is passed on as a reset. A
-         connection whose TARGET can't be reached is reset.
+         the other goes on; a reset is passed on as a reset. A connection
+         whose TARGET can't be reached is reset.
 
 Both log \`listening for connections on port N\`, and exit with status 0 on
 SIGINT and SIGTERM.
