@@ -151,8 +151,9 @@ int loop_run(struct loop *loop)
     while (loop->running && failures < FAILURES_MAX) {
         int count = poller_wait(loop->poller, loop->batch, BATCH_EVENTS, until_next_timer_ms(loop));
 
-        failures = count >= 0 ? 0 : failures + 1;
-        if (count < 0 && errno != EINTR)
+        bool failed = count < 0 && errno != EINTR; /* who is stopped and goes on is told EINTR: signal(7) */
+        failures = failed ? failures + 1 : 0;
+        if (failed)
             complain("cannot wait for events: %s", errno_text());
         loop->batch_size = count >= 0 ? count : 0;
         loop->now_ms = os_now_ms();
