@@ -24,8 +24,8 @@
 enum {
     ACCEPTED_IN_A_ROW = 64,
     NO_ROOM_MS = 100, /* until the next try, when there is no room for a connection */
-    BACKLOG =
-        4096, /* connections that nobody has accepted yet; a system that allows fewer takes fewer: listen(2) */
+    /* Connections that nobody has accepted yet; a system that allows fewer takes fewer: listen(2). */
+    BACKLOG = 4096,
 };
 
 static void on_connection(void *owner, unsigned ready);
@@ -62,10 +62,11 @@ static bool accept_one(struct listener *listener)
         listener->on_accept(listener->owner, fd);
         return true;
     }
-    if (errno == EAGAIN)
+    int error = errno;
+    if (error == EAGAIN)
         return false;
     complain("cannot accept a connection: %s", errno_text());
-    if (!is_about_one_connection(errno))
+    if (!is_about_one_connection(error))
         pause_listening(listener);
     return false;
 }
@@ -104,31 +105,36 @@ static int listening_socket(const struct addrinfo *address, const char *congesti
     return -1;
 }
 
-/* IPv6 first: without an address to listen on it stands for all of them, and takes IPv4 along, if the system knows that. */
-static int listening_socket_on(const struct endpoint *where)
+/* The same for an endpoint, with an address of this family. */
+static int listening_socket_of(int family, const struct endpoint *where)
 {
-    static const int families[] = {AF_INET6, AF_INET};
     const char *host = where->address[0] != '\0' ? where->address : NULL;
+    struct addrinfo hints = {.ai_family = family, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
+    struct addrinfo *found;
     char service[8];
-    int fd = -1;
 
     snprintf(service, sizeof service, "%d", where->port);
-    errno = 0;
-    for (int i = host != NULL || os_has_dual_sockets() ? 0 : 1; i < 2 && fd < 0 && errno != EADDRINUSE; i++) {
-        struct addrinfo hints = {
-            .ai_family = families[i], .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
-        struct addrinfo *found;
-
-        if (getaddrinfo(host, service, &hints, &found) != 0) {
-            errno = EADDRNOTAVAIL;
-            continue;
-        }
-        fd = listening_socket(found, where->congestion);
-        int error = errno;
-        freeaddrinfo(found);
-        errno = error;
+    if (getaddrinfo(host, service, &hints, &found) != 0) {
+        errno = EADDRNOTAVAIL;
+        return -1;
     }
+    int fd = listening_socket(found, where->congestion);
+    int error = errno;
+    freeaddrinfo(found);
+    errno = error;
     return fd;
+}
+
+/* IPv6 first: without an address to listen on it stands for all of them, and takes IPv4 along, if the system knows that.
+ * IPv4 alone is for where there is no IPv6, and for an address of its own. */
+static int listening_socket_on(const struct endpoint *where)
+{
+    if (where->address[0] != '\0' || os_has_dual_sockets()) {
+        int fd = listening_socket_of(AF_INET6, where);
+        if (fd >= 0 || (errno != EAFNOSUPPORT && errno != EADDRNOTAVAIL))
+            return fd;
+    }
+    return listening_socket_of(AF_INET, where);
 }
 
 static const char *what_would_help(int error)

@@ -262,6 +262,17 @@ static void test_a_low_port_that_is_refused_is_told_what_it_takes(void **state)
                   "CAP_NET_BIND_SERVICE, or another port with -u\n");
 }
 
+static void test_so_it_is_at_an_address_of_its_own(void **state)
+{
+    (void)state;
+    if (!has_ipv6())
+        skip();
+    bind_error = EACCES;
+    assert_int_equal(try_to_open("::1", 80), -1);
+    expect_logged(
+        "cannot listen on port 80 of ::1: Permission denied; below 1024 it takes root or the capability");
+}
+
 static void test_without_an_option_help_is_named(void **state)
 {
     struct endpoint where = {.port = 80};
@@ -412,6 +423,30 @@ static void test_without_descriptors_visitors_wait_and_are_let_in_when_there_are
     close(second);
 }
 
+/* Writing the complaint sets errno, too. */
+static void test_nor_does_it_try_again_at_once_where_the_log_has_no_room(void **state)
+{
+    int full = open("/dev/full", O_WRONLY);
+
+    (void)state;
+    if (is_under_valgrind())
+        skip();
+    open_at("127.0.0.1");
+    int peer = connecting_to("127.0.0.1", listener.port);
+    log_goes_to(full);
+    forbid_descriptors();
+    unit_expect("a turn", __FILE__, __LINE__);
+    while (!unit_turn())
+        ;
+    allow_descriptors();
+    log_comes_back();
+    assert_true(timer_is_running(&listener.pause));
+    later(200);
+    eventually(count == 1);
+    close(peer);
+    close(full);
+}
+
 static void test_whom_may_accept_turns_down_waits_outside_at_no_cost(void **state)
 {
     (void)state;
@@ -486,6 +521,7 @@ int main(void)
         LISTENER(test_an_address_of_another_host_is_refused_and_the_log_says_why),
         LISTENER(test_so_is_what_is_no_address),
         LISTENER(test_a_low_port_that_is_refused_is_told_what_it_takes),
+        LISTENER(test_so_it_is_at_an_address_of_its_own),
         LISTENER(test_without_an_option_help_is_named),
         LISTENER(test_a_restarted_server_gets_its_port_back_at_once),
         LISTENER(test_what_it_accepts_is_set_up_for_a_tunnel),
@@ -496,6 +532,7 @@ int main(void)
         LISTENER(test_for_all_others_congestion_control_is_what_the_system_says),
         LISTENER(test_many_that_come_at_once_are_all_accepted),
         LISTENER(test_without_descriptors_visitors_wait_and_are_let_in_when_there_are_some),
+        LISTENER(test_nor_does_it_try_again_at_once_where_the_log_has_no_room),
         LISTENER(test_whom_may_accept_turns_down_waits_outside_at_no_cost),
         LISTENER(test_closing_lets_those_in_who_are_at_the_door_already),
         LISTENER(test_it_may_be_closed_while_it_accepts),
