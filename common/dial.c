@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 
 #include "congestion.h"
+#include "limits.h"
 #include "os.h"
 #include "sock.h"
 
@@ -89,8 +90,7 @@ static void hand_over(struct dial *dial)
  * IPv6 here; if the address has been good before, it is the port. */
 static bool is_lacking_here(int error, enum standing standing)
 {
-    return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM ||
-           (error == EADDRNOTAVAIL && standing == ADDRESS_GOOD);
+    return limits_are_reached(error) || (error == EADDRNOTAVAIL && standing == ADDRESS_GOOD);
 }
 
 static bool is_no_way_there(int error)

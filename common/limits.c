@@ -1,6 +1,7 @@
 /* How it works: getrlimit(2) and setrlimit(2). */
 #include "limits.h"
 
+#include <errno.h>
 #include <sys/resource.h>
 
 #include "log.h"
@@ -56,4 +57,9 @@ int limits_connections(void)
 int limits_users(int connections, int others)
 {
     return (connections - others) / 2;
+}
+
+bool limits_are_reached(int error)
+{
+    return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;
 }

@@ -9,15 +9,20 @@
 #ifndef COMMON_LIMITS_H
 #define COMMON_LIMITS_H
 
+#include <stdbool.h>
+
 /* Raises the process's limit as far as it goes. */
 void limits_raise(void);
 
 int limits_descriptors(void); /* all */
-int limits_pipes(void);
+int limits_pipes(void);       /* pipes, of two each */
 int limits_connections(void);
 
 /* How many users fit into so many connections, beside so many others. A user takes two: at the server its own and its proxy
  * connection, at the client that and the private connection. With 752 connections and 10 others: 371 users. */
 int limits_users(int connections, int others);
+
+/* Whether this errno says that there was no descriptor or no memory left. It is nobody's fault, and may be over in a moment. */
+bool limits_are_reached(int error);
 
 #endif

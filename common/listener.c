@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "congestion.h"
+#include "limits.h"
 #include "log.h"
 #include "os.h"
 #include "sock.h"
@@ -44,12 +45,6 @@ static void pause_listening(struct listener *listener)
     timer_start(listener->loop, &listener->pause, NO_ROOM_MS, on_pause_over, listener);
 }
 
-/* Errors that speak of the one connection, which is lost, and not of the listening socket: accept(2). */
-static bool is_about_one_connection(int error)
-{
-    return error != EMFILE && error != ENFILE && error != ENOBUFS && error != ENOMEM;
-}
-
 /* Accepts one connection. Returns false when that's enough for now. */
 static bool accept_one(struct listener *listener)
 {
@@ -66,7 +61,7 @@ static bool accept_one(struct listener *listener)
     if (error == EAGAIN)
         return false;
     complain("cannot accept a connection: %s", errno_text());
-    if (!is_about_one_connection(error))
+    if (limits_are_reached(error)) /* else it is about this one connection, which is lost: accept(2) */
         pause_listening(listener);
     return false;
 }
