@@ -90,7 +90,10 @@ int sock_send_line(int fd, const char *format, ...)
         return -1;
     }
     line[length] = '\n';
-    return send(fd, line, (size_t)length + 1, 0) == length + 1 ? 0 : -1;
+    ssize_t sent = send(fd, line, (size_t)length + 1, 0);
+    if (sent >= 0 && sent < length + 1)
+        errno = EAGAIN;
+    return sent == length + 1 ? 0 : -1;
 }
 
 void sock_reset_on_close(int fd)
@@ -115,7 +118,7 @@ void sock_refuse(int fd, const char *line)
 
 struct peer sock_peer(int fd)
 {
-    struct sockaddr_storage address;
+    struct sockaddr_storage address = {0};
     const struct sockaddr_in *v4 = (const struct sockaddr_in *)&address;
     const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&address;
     socklen_t size = sizeof address;
@@ -123,6 +126,8 @@ struct peer sock_peer(int fd)
 
     if (getpeername(fd, (struct sockaddr *)&address, &size) != 0)
         return peer; /* it is gone already */
+    if (address.ss_family != AF_INET && address.ss_family != AF_INET6)
+        return peer; /* a Unix socket */
     bool is_v6 = address.ss_family == AF_INET6;
     bool is_v4_in_v6 = is_v6 && IN6_IS_ADDR_V4MAPPED(&v6->sin6_addr); /* the last 4 of its 16 bytes */
     if (is_v6 && !is_v4_in_v6)
@@ -138,13 +143,16 @@ struct peer sock_peer(int fd)
 
 int sock_port(int fd)
 {
-    struct sockaddr_storage address;
+    struct sockaddr_storage address = {0};
     socklen_t size = sizeof address;
 
     if (getsockname(fd, (struct sockaddr *)&address, &size) != 0)
         return -1;
-    return ntohs(address.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&address)->sin6_port
-                                               : ((struct sockaddr_in *)&address)->sin_port);
+    switch (address.ss_family) {
+    case AF_INET: return ntohs(((struct sockaddr_in *)&address)->sin_port);
+    case AF_INET6: return ntohs(((struct sockaddr_in6 *)&address)->sin6_port);
+    default: return -1;
+    }
 }
 
 /* Whether this is a connection to that port of ours; what listens there has nobody at its other end. */

@@ -4,13 +4,23 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "../../common/os.h"
 #include "../../common/sock.h"
+
+/* send(2), which finds room for so many bytes. */
+static size_t room = SIZE_MAX;
+
+ssize_t send(int fd, const void *bytes, size_t size, int flags)
+{
+    return syscall(SYS_sendto, fd, bytes, size < room ? size : room, flags, NULL, 0);
+}
 
 /* The peer that connects there is called ADDRESS:PORT. */
 static void expect_name(int listening, const char *address, const char *format)
@@ -48,6 +58,19 @@ static void test_a_peer_that_is_gone_has_no_address(void **state)
     close(pair.ours);
 }
 
+static void test_nor_have_a_unix_socket_and_its_peer(void **state)
+{
+    int ends[2];
+
+    (void)state;
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+    assert_string_equal(sock_peer(ends[0]).address, "unknown");
+    assert_string_equal(sock_peer(ends[0]).text, "an unknown address");
+    assert_int_equal(sock_port(ends[0]), -1);
+    close(ends[0]);
+    close(ends[1]);
+}
+
 static void test_a_line_is_said_whole(void **state)
 {
     struct pair pair = pair_open();
@@ -66,6 +89,20 @@ static void test_a_line_that_there_is_no_room_for_is_an_error(void **state)
     (void)state;
     fill_room(pair.ours, pair.peer);
     assert_int_equal(sock_send_line(pair.ours, "start"), -1);
+    assert_int_equal(errno, EAGAIN);
+    close(pair.ours);
+    close(pair.peer);
+}
+
+static void test_so_is_one_that_there_is_not_enough_room_for(void **state)
+{
+    struct pair pair = pair_open();
+
+    (void)state;
+    room = 3;
+    errno = 0;
+    assert_int_equal(sock_send_line(pair.ours, "start"), -1);
+    room = SIZE_MAX;
     assert_int_equal(errno, EAGAIN);
     close(pair.ours);
     close(pair.peer);
@@ -205,8 +242,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         UNIT(test_a_peer_is_named_by_address_and_port),
         UNIT(test_a_peer_that_is_gone_has_no_address),
+        UNIT(test_nor_have_a_unix_socket_and_its_peer),
         UNIT(test_a_line_is_said_whole),
         UNIT(test_a_line_that_there_is_no_room_for_is_an_error),
+        UNIT(test_so_is_one_that_there_is_not_enough_room_for),
         UNIT(test_what_the_peers_kernel_has_not_got_yet_is_unsent),
         UNIT(test_a_sockets_error_is_told_once),
         UNIT(test_closing_can_be_made_a_reset),
