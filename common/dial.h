@@ -1,14 +1,15 @@
 /*
  * dial: opens a connection to a target, without waiting for it.
  *
- * A dial is one attempt to connect. It tries the target's addresses in turn, each for a limited time, and hands over
- * the first connection that comes about.
+ * A dial tries the target's addresses in turn, each for a limited time, and hands over the first connection that comes
+ * about.
  */
 #ifndef COMMON_DIAL_H
 #define COMMON_DIAL_H
 
 #include <stdbool.h>
 
+#include "attempt.h"
 #include "loop.h"
 #include "target.h"
 
@@ -20,17 +21,17 @@ enum {
 struct dial {
     struct loop *loop;
     struct target *target;
-    struct watch watch;
-    struct timer timer;
+    struct timer timer;          /* for what has to be waited for before an address is tried */
     struct target_waiter waiter; /* for the look-up */
+    uint64_t patience_ends_ms;   /* with what this side lacks */
     struct address address;      /* the one being tried */
+    struct attempt attempt;      /* to connect to it */
     int ms;                      /* the time for each */
-    uint64_t end_ms;             /* of the one being tried */
-    unsigned tries_left;
-    bool has_waited;  /* for the look-up */
-    bool failed_here; /* for what this side lacks: a descriptor, a port, memory */
-    bool good_failed; /* the address that was good has been tried */
-    int error;        /* the errno of the address that mattered; 0: none was tried */
+    unsigned tries_left;         /* so that it ends, whatever becomes of the addresses meanwhile */
+    bool has_waited;             /* for the look-up */
+    bool failed_here;            /* for what this side lacks: a descriptor, a port, memory */
+    bool good_failed;            /* the address that was good has been tried */
+    int error;                   /* the errno of the address that mattered; 0: none was tried */
     void (*on_dialed)(void *owner, int fd);
     void *owner;
 };
