@@ -20,30 +20,33 @@ static void hand_over(struct dial *dial, int fd)
     dial->on_dialed(dial->owner, fd);
 }
 
-/* What this side lacks is no fault of the address. EADDRNOTAVAIL may mean that no port is free, or that there is no
- * IPv6 here; if the address has been good before, it is the port. */
-static bool is_lacking_here(int error, enum standing standing)
+/* EADDRNOTAVAIL may mean that no port is free, or that there is no IPv6 here; if the address has been good before, it is
+ * the port. */
+static enum blame whose_fault(int error, enum standing standing)
 {
-    return limits_are_reached(error) || (error == EADDRNOTAVAIL && standing == ADDRESS_GOOD);
-}
-
-static bool is_no_way_there(int error)
-{
-    return error == ENETUNREACH || error == EAFNOSUPPORT || error == EADDRNOTAVAIL;
+    if (limits_are_reached(error) || (error == EADDRNOTAVAIL && standing == ADDRESS_GOOD))
+        return BLAME_HERE;
+    if (standing == ADDRESS_GOOD)
+        return BLAME_GOOD;
+    if (error == EAFNOSUPPORT || error == EADDRNOTAVAIL)
+        return BLAME_FAMILY;
+    return error == ENETUNREACH ? BLAME_WAY : BLAME_ADDRESS;
 }
 
 static void note_failure(struct dial *dial, int error)
 {
-    if (is_lacking_here(error, dial->address.standing)) {
-        dial->failed_here = true;
-        dial->error = dial->target->lack = error;
-        dial->target->lack_until_ms = loop_now_ms(dial->loop) + LACK_MS;
-        return;
-    }
-    if (dial->error == 0 || (!dial->good_failed && !is_no_way_there(error)))
+    enum blame blame = whose_fault(error, dial->address.standing);
+
+    if (blame >= dial->blame) {
+        dial->blame = blame;
         dial->error = error;
-    dial->good_failed |= dial->address.standing == ADDRESS_GOOD;
-    target_mark(dial->target, &dial->address, ADDRESS_TRIED);
+    }
+    if (blame == BLAME_HERE) {
+        dial->target->lack = error;
+        dial->target->lack_until_ms = loop_now_ms(dial->loop) + LACK_MS;
+    } else {
+        target_mark(dial->target, &dial->address, ADDRESS_TRIED);
+    }
 }
 
 /* ---- all addresses ---- */
@@ -57,7 +60,7 @@ static void on_waited(void *owner)
 
     timer_stop(&dial->timer);
     list_remove(&dial->waiter.place);
-    if (dial->error == 0)
+    if (dial->blame == BLAME_NOBODY)
         target_start_over(dial->target);
     dial->tries_left = dial->target->count;
     try_addresses(dial);
@@ -89,7 +92,7 @@ static void try_addresses(struct dial *dial)
 {
     struct target *target = dial->target;
 
-    while (!dial->failed_here && dial->tries_left > 0 && target_pick(target, &dial->address)) {
+    while (dial->blame != BLAME_HERE && dial->tries_left > 0 && target_pick(target, &dial->address)) {
         dial->tries_left--;
         int fd = attempt_start(&dial->attempt, dial->loop, &dial->address, target->congestion, dial->ms,
                                on_attempted, dial);
@@ -101,9 +104,9 @@ static void try_addresses(struct dial *dial)
             return; /* on_attempted will be told */
         note_failure(dial, errno);
     }
-    if (!dial->failed_here && wait_for_addresses(dial))
+    if (dial->blame != BLAME_HERE && wait_for_addresses(dial))
         return;
-    errno = dial->error != 0 ? dial->error : EHOSTUNREACH;
+    errno = dial->error;
     dial->on_dialed(dial->owner, -1);
 }
 
@@ -119,11 +122,12 @@ static void begin(void *owner)
         timer_start(dial->loop, &dial->timer, (int)(target->lack_until_ms - now_ms), begin, dial);
         return;
     }
-    dial->failed_here = now_ms < target->lack_until_ms;
-    if (dial->failed_here)
+    if (now_ms < target->lack_until_ms) {
+        dial->blame = BLAME_HERE;
         dial->error = target->lack;
-    else
+    } else {
         target_refresh(target, dial->loop);
+    }
     dial->tries_left = target->count;
     try_addresses(dial);
 }
@@ -131,8 +135,13 @@ static void begin(void *owner)
 void dial_start(struct dial *dial, struct loop *loop, struct target *target, int ms,
                 void (*on_dialed)(void *owner, int fd), void *owner)
 {
-    *dial = (struct dial){.loop = loop, .target = target, .ms = ms, .on_dialed = on_dialed, .owner = owner};
-    dial->patience_ends_ms = loop_now_ms(loop) + (uint64_t)ms;
+    *dial = (struct dial){.loop = loop,
+                          .target = target,
+                          .patience_ends_ms = loop_now_ms(loop) + (uint64_t)ms,
+                          .ms = ms,
+                          .error = EHOSTUNREACH,
+                          .on_dialed = on_dialed,
+                          .owner = owner};
     timer_start(loop, &dial->timer, 0, begin, dial);
 }
 
@@ -155,9 +164,9 @@ struct dial_text dial_error(const struct dial *dial)
     const struct target *target = dial->target;
     struct dial_text why;
 
-    if (dial->error == 0)
+    if (dial->blame == BLAME_NOBODY)
         snprintf(why.text, sizeof why.text, "cannot find the host %s: %s", target->host, target->trouble);
-    else if (dial->failed_here && dial->error == EADDRNOTAVAIL)
+    else if (dial->blame == BLAME_HERE && dial->error == EADDRNOTAVAIL)
         snprintf(why.text, sizeof why.text, "all ports of this machine are in use, or were a minute ago; %s",
                  "on Linux, `sysctl net.ipv4.tcp_tw_reuse=1` helps");
     else

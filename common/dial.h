@@ -18,6 +18,16 @@ enum {
     DIAL_LONG_MS = 30000, /* for a program that may be busy */
 };
 
+/* Whose fault a failure is. The further down, the more it tells of why nobody can be reached. */
+enum blame {
+    BLAME_NOBODY,  /* no address was tried */
+    BLAME_FAMILY,  /* this machine has no address of that kind: "no IPv6 here" */
+    BLAME_WAY,     /* there is no way to the address: "network is unreachable" */
+    BLAME_ADDRESS, /* there is, but nobody answers there: "refused" */
+    BLAME_GOOD,    /* the address that was good before */
+    BLAME_HERE,    /* what this side lacks: a descriptor, a port, memory: other addresses would fail, too */
+};
+
 struct dial {
     struct loop *loop;
     struct target *target;
@@ -29,9 +39,8 @@ struct dial {
     int ms;                      /* the time for each */
     unsigned tries_left;         /* so that it ends, whatever becomes of the addresses meanwhile */
     bool has_waited;             /* for the look-up */
-    bool failed_here;            /* for what this side lacks: a descriptor, a port, memory */
-    bool good_failed;            /* the address that was good has been tried */
-    int error;                   /* the errno of the address that mattered; 0: none was tried */
+    enum blame blame;            /* of the failure so far that tells most */
+    int error;                   /* its errno; EHOSTUNREACH if there was none */
     void (*on_dialed)(void *owner, int fd);
     void *owner;
 };
@@ -53,8 +62,7 @@ void dial_stop(struct dial *dial);
 /* It was the right one who answered: later dials to the target begin with this address. Without that they go on to
  * the next one, and after the last the name is looked up again. */
 void dial_good(struct dial *dial);
-/* Why it failed, in words. If an address was good before, its reason counts; else that of the last one to which
- * there was a way at all (of localhost, say, not "no IPv6 here" but "refused"). */
+/* Why it failed, in words: the failure that tells most, of several such the last. */
 struct dial_text {
     char text[400];
 };
