@@ -6,8 +6,8 @@
 
 #include <stdint.h>
 
+#include "addresses.h"
 #include "loop.h"
-#include "target.h"
 
 /* All zeros is none under way. */
 struct attempt {

@@ -16,7 +16,7 @@ enum { LACK_MS = 500 }; /* when this side lacks something: until the next dial *
 
 static void hand_over(struct dial *dial, int fd)
 {
-    target_mark(dial->target, &dial->address, ADDRESS_TRIED);
+    addresses_mark(&dial->target->addresses, &dial->address, ADDRESS_TRIED);
     dial->on_dialed(dial->owner, fd);
 }
 
@@ -45,7 +45,7 @@ static void note_failure(struct dial *dial, int error)
         dial->target->lack = error;
         dial->target->lack_until_ms = loop_now_ms(dial->loop) + LACK_MS;
     } else {
-        target_mark(dial->target, &dial->address, ADDRESS_TRIED);
+        addresses_mark(&dial->target->addresses, &dial->address, ADDRESS_TRIED);
     }
 }
 
@@ -61,8 +61,8 @@ static void on_waited(void *owner)
     timer_stop(&dial->timer);
     list_remove(&dial->waiter.place);
     if (dial->blame == BLAME_NOBODY)
-        target_start_over(dial->target);
-    dial->tries_left = dial->target->count;
+        addresses_start_over(&dial->target->addresses);
+    dial->tries_left = dial->target->addresses.count;
     try_addresses(dial);
 }
 
@@ -71,8 +71,20 @@ static bool wait_for_addresses(struct dial *dial)
     if (dial->has_waited || !target_wait(dial->target, &dial->waiter, on_waited, dial))
         return false;
     dial->has_waited = true;
-    if (dial->target->count > 0)
+    if (dial->target->addresses.count > 0)
         timer_start(dial->loop, &dial->timer, dial->ms, on_waited, dial);
+    return true;
+}
+
+/* Takes the next address, if there is one that may be tried. */
+static bool pick(struct dial *dial)
+{
+    const struct address *next = addresses_pick(&dial->target->addresses);
+
+    if (dial->blame == BLAME_HERE || dial->tries_left == 0 || next == NULL)
+        return false;
+    dial->address = *next;
+    dial->tries_left--;
     return true;
 }
 
@@ -92,8 +104,7 @@ static void try_addresses(struct dial *dial)
 {
     struct target *target = dial->target;
 
-    while (dial->blame != BLAME_HERE && dial->tries_left > 0 && target_pick(target, &dial->address)) {
-        dial->tries_left--;
+    while (pick(dial)) {
         int fd = attempt_start(&dial->attempt, dial->loop, &dial->address, target->congestion, dial->ms,
                                on_attempted, dial);
         if (fd >= 0) {
@@ -128,7 +139,7 @@ static void begin(void *owner)
     } else {
         target_refresh(target, dial->loop);
     }
-    dial->tries_left = target->count;
+    dial->tries_left = target->addresses.count;
     try_addresses(dial);
 }
 
@@ -156,7 +167,7 @@ void dial_stop(struct dial *dial)
 
 void dial_good(struct dial *dial)
 {
-    target_mark(dial->target, &dial->address, ADDRESS_GOOD);
+    addresses_mark(&dial->target->addresses, &dial->address, ADDRESS_GOOD);
 }
 
 struct dial_text dial_error(const struct dial *dial)

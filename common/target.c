@@ -1,8 +1,7 @@
 /*
- * How it works: a target has an array of addresses, each with its standing. Dials pick the good one first, then
- * those that are new. When all have been tried in vain, the name is looked up; only then they are all new again, and
- * the next round begins. An answer takes the old array's place. What stands in both keeps its standing, so that a
- * round goes on where it was, although name services shuffle their answers.
+ * How it works: what was typed is taken apart, and is an address at once or a name. Dials pick the addresses of a name one
+ * after the other. When all have been tried in vain, the name is looked up; only then they are all new again, and the next
+ * round begins.
  */
 #include "target.h"
 
@@ -11,7 +10,6 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/un.h>
@@ -24,76 +22,15 @@ enum {
     PATH_MOST = 103,        /* bytes, fit into sun_path on every system */
 };
 
-/* ---- addresses ---- */
+/* ---- what was typed ---- */
 
-static bool is_same(const struct address *a, const struct address *b)
-{
-    return a->size == b->size && memcmp(&a->storage, &b->storage, a->size) == 0;
-}
-
-/* Has these addresses instead of those it had. Without memory it keeps what it had. */
-static int set_addresses(struct target *target, const struct addrinfo *found)
-{
-    unsigned count = 0;
-
-    for (const struct addrinfo *a = found; a != NULL; a = a->ai_next)
-        count++;
-    struct address *addresses = count > 0 ? calloc(count, sizeof *addresses) : NULL;
-    if (addresses == NULL)
-        return -1;
-    for (unsigned i = 0; i < count; i++, found = found->ai_next) {
-        memcpy(&addresses[i].storage, found->ai_addr, found->ai_addrlen);
-        addresses[i].size = found->ai_addrlen;
-        for (unsigned old = 0; old < target->count; old++)
-            if (is_same(&addresses[i], &target->addresses[old]))
-                addresses[i].standing = target->addresses[old].standing;
-    }
-    free(target->addresses);
-    target->addresses = addresses;
-    target->count = count;
-    return 0;
-}
-
+/* The only one, which needs no look-up. */
 static int set_address(struct target *target, void *address, socklen_t size)
 {
     struct addrinfo only = {.ai_addr = address, .ai_addrlen = size};
 
-    return set_addresses(target, &only);
+    return addresses_set(&target->addresses, &only);
 }
-
-bool target_pick(const struct target *target, struct address *address)
-{
-    const struct address *best = NULL;
-
-    for (unsigned i = target->count; i-- > 0;)
-        if (target->addresses[i].standing == ADDRESS_GOOD ||
-            (target->addresses[i].standing == ADDRESS_NEW && (best == NULL || best->standing == ADDRESS_NEW)))
-            best = &target->addresses[i];
-    if (best != NULL)
-        *address = *best;
-    return best != NULL;
-}
-
-void target_mark(struct target *target, const struct address *address, enum standing standing)
-{
-    for (unsigned i = 0; i < target->count; i++)
-        if (is_same(&target->addresses[i], address))
-            target->addresses[i].standing = standing;
-        else if (standing == ADDRESS_GOOD)
-            target->addresses[i].standing = ADDRESS_NEW;
-}
-
-void target_start_over(struct target *target)
-{
-    struct address address;
-
-    if (target_pick(target, &address))
-        return;
-    for (unsigned i = 0; i < target->count; i++)
-        target->addresses[i].standing = ADDRESS_NEW;
-}
-
-/* ---- what was typed ---- */
 
 /* A port number, or -1. */
 static int parse_port(const char *text)
@@ -108,7 +45,8 @@ static int parse_port(const char *text)
     return *text != '\0' && port >= 1 && port <= 65535 ? port : -1;
 }
 
-/* Numbers are addresses already; and no host means this one, whatever a name service would say. */
+/* Numbers are addresses already. So is localhost, whatever a name service would say: getaddrinfo(3) without a host knows
+ * this machine's. */
 static int set_target(struct target *target, const char *host, size_t length, int port)
 {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST};
@@ -124,7 +62,7 @@ static int set_target(struct target *target, const char *host, size_t length, in
     bool is_local = strcasecmp(target->host, "localhost") == 0;
     if (getaddrinfo(is_local ? NULL : target->host, service, &hints, &found) != 0)
         return 0; /* it is a name */
-    int result = set_addresses(target, found);
+    int result = addresses_set(&target->addresses, found);
     freeaddrinfo(found);
     target->host[0] = '\0';
     return result;
@@ -182,14 +120,14 @@ int target_of_peer(struct target *target, int fd, int port)
     target->host[0] = '\0';
     if (set_address(target, address, peer.size) != 0)
         return -1;
-    target->addresses[0].standing = ADDRESS_GOOD;
+    target->addresses.all[0].standing = ADDRESS_GOOD;
     return 0;
 }
 
 void target_clear(struct target *target)
 {
     lookup_stop(&target->lookup);
-    free(target->addresses);
+    addresses_clear(&target->addresses);
     *target = (struct target){0};
     list_init(&target->waiting);
 }
@@ -202,11 +140,11 @@ static void on_answered(void *owner, const struct answer *answer)
     struct loop *loop = target->lookup.loop;
     const char *why = answer->why;
 
-    if (why == NULL && set_addresses(target, answer->found) != 0)
+    if (why == NULL && addresses_set(&target->addresses, answer->found) != 0)
         why = errno_text();
     target->answered_ms = loop_now_ms(loop);
     snprintf(target->trouble, sizeof target->trouble, "%s", why != NULL ? why : "");
-    if (answer->no_such_name && target->count == 0) {
+    if (answer->no_such_name && target->addresses.count == 0) {
         complain("cannot find the host %s: %s", target->host, why);
         loop_stop(loop, 1);
         return;
@@ -238,14 +176,13 @@ int target_lookup(struct target *target, struct loop *loop)
 
 void target_refresh(struct target *target, struct loop *loop)
 {
-    struct address address;
-    bool has_one = target_pick(target, &address);
+    bool has_one = addresses_pick(&target->addresses) != NULL;
     uint64_t age_ms = loop_now_ms(loop) - target->answered_ms;
 
     if (age_ms >= (has_one ? ANSWER_AGES_MS : ASK_AGAIN_MS))
         ask(target, loop);
     if (!lookup_is_running(&target->lookup))
-        target_start_over(target);
+        addresses_start_over(&target->addresses);
 }
 
 bool target_wait(struct target *target, struct target_waiter *waiter, void (*on_answer)(void *owner),

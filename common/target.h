@@ -5,39 +5,24 @@
  * is older than ten seconds, since a host may move, or when no address in it was of any use. The old addresses
  * serve until the new ones are there; if the name service fails, they stay. Numbers, localhost (RFC 6761, 6.3) and
  * paths are no names: their addresses are known for good.
- *
- * That an address answers does not make it the right one. It is good when whoever talks with it says so.
  */
 #ifndef COMMON_TARGET_H
 #define COMMON_TARGET_H
 
 #include <stdbool.h>
 #include <stdint.h>
-#include <sys/socket.h>
 
+#include "addresses.h"
 #include "list.h"
 #include "lookup.h"
 #include "loop.h"
-
-enum standing {
-    ADDRESS_NEW,
-    ADDRESS_TRIED, /* and nobody has called it good since */
-    ADDRESS_GOOD,  /* the one to begin with */
-};
-
-struct address {
-    struct sockaddr_storage storage;
-    socklen_t size;
-    enum standing standing;
-};
 
 struct target {
     char text[280]; /* "example.org port 80" or "the socket /run/app.sock", for the log */
     char host[256]; /* the name to look up; empty: none */
     int port;
     const char *congestion; /* of connections to it, unless it is this machine; NULL: the system's */
-    struct address *addresses;
-    unsigned count;
+    struct addresses addresses;
     struct lookup lookup;
     uint64_t answered_ms; /* the time of the last answer */
     char trouble[120];    /* in words, if that was a failure; else empty */
@@ -63,14 +48,9 @@ int target_lookup(struct target *target, struct loop *loop);
 
 /* ---- for dial ---- */
 
-/* To be called before addresses are picked. Looks the name up again, if it is time. */
+/* To be called before addresses are picked. Looks the name up again, if it is time; if all addresses were tried in vain and
+ * nothing is to be expected from a look-up, they are all new again. */
 void target_refresh(struct target *target, struct loop *loop);
-/* The next address to try: the good one, or else one that is new. Returns false if there is none. */
-bool target_pick(const struct target *target, struct address *address);
-/* How it went. To call an address good makes all others new. */
-void target_mark(struct target *target, const struct address *address, enum standing standing);
-/* If all addresses were tried in vain, they are all new again. */
-void target_start_over(struct target *target);
 
 /* One who waits for the look-up that is under way. */
 struct target_waiter {

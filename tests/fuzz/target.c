@@ -18,7 +18,7 @@ static void check_again(const struct target *target, const char *host)
     snprintf(text, sizeof text, brackets ? "[%s]:%d" : "%s:%d", host, target->port);
     for (int default_port = 0; default_port < 2; default_port++) {
         if (target_parse(&again, text, default_port) != 0 || strcmp(again.text, target->text) != 0 ||
-            again.port != target->port || again.count != target->count)
+            again.port != target->port || again.addresses.count != target->addresses.count)
             finding("%s is understood in another way the second time", text);
         target_clear(&again);
     }
@@ -50,8 +50,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     char *text = exact_string(data + 1, size - 1);
     int default_port = (data[0] & 1) ? 60623 : 0;
     if (target_parse(&target, text, default_port) == 0) {
-        if ((target.host[0] == '\0') != (target.count > 0))
-            finding("a name with %u addresses, or neither", target.count);
+        if ((target.host[0] == '\0') != (target.addresses.count > 0))
+            finding("a name with %u addresses, or neither", target.addresses.count);
         if (strchr(text, '/') == NULL)
             check_host(&target, text);
         else if (strstr(target.text, text) == NULL || default_port != 0)

@@ -77,16 +77,15 @@ static const char *text_of(const struct address *address)
 /* The next address is this one, or NULL: none is left. Says how it went. */
 static void expect_next(const char *text, enum standing standing)
 {
-    struct address address;
-    bool is_there = target_pick(&target, &address);
+    const struct address *address = addresses_pick(&target.addresses);
 
     if (text == NULL) {
-        assert_false(is_there);
+        assert_null(address);
         return;
     }
-    assert_true(is_there);
-    assert_string_equal(text_of(&address), text);
-    target_mark(&target, &address, standing);
+    assert_non_null(address);
+    assert_string_equal(text_of(address), text);
+    addresses_mark(&target.addresses, address, standing);
 }
 
 /* ---- what a target looks like ---- */
@@ -181,13 +180,13 @@ static void test_numbers_are_addresses_at_once(void **state)
 
     (void)state;
     parse("192.0.2.7:8080");
-    assert_int_equal(target.count, 1);
-    v4 = (struct sockaddr_in *)&target.addresses[0].storage;
-    assert_int_equal(target.addresses[0].size, sizeof *v4);
+    assert_int_equal(target.addresses.count, 1);
+    v4 = (struct sockaddr_in *)&target.addresses.all[0].storage;
+    assert_int_equal(target.addresses.all[0].size, sizeof *v4);
     assert_int_equal(ntohs(v4->sin_port), 8080);
     expect_next("192.0.2.7", ADDRESS_TRIED);
     parse("[2001:db8::7]:8080");
-    assert_int_equal(target.addresses[0].size, sizeof(struct sockaddr_in6));
+    assert_int_equal(target.addresses.all[0].size, sizeof(struct sockaddr_in6));
     expect_next("2001:db8::7", ADDRESS_TRIED);
     expect_no_question();
     later(20000);
@@ -217,8 +216,8 @@ static void expect_path(const char *path)
     parse(path);
     snprintf(expected, sizeof expected, "the socket %s", path);
     assert_string_equal(target.text, expected);
-    assert_int_equal(target.count, 1);
-    address = (struct sockaddr_un *)&target.addresses[0].storage;
+    assert_int_equal(target.addresses.count, 1);
+    address = (struct sockaddr_un *)&target.addresses.all[0].storage;
     assert_int_equal(address->sun_family, AF_UNIX);
     assert_string_equal(address->sun_path, path);
     expect_no_question();
@@ -251,14 +250,14 @@ static void test_a_peers_host_is_a_target_with_another_port(void **state)
     parse("192.0.2.7:80"); /* which it no longer is */
     assert_int_equal(target_of_peer(&target, pair.ours, 8080), 0);
     assert_string_equal(target.text, "127.0.0.1 port 8080");
-    assert_int_equal(target.count, 1);
-    assert_int_equal(target.addresses[0].standing, ADDRESS_GOOD); /* it talks with us */
-    assert_int_equal(ntohs(((struct sockaddr_in *)&target.addresses[0].storage)->sin_port), 8080);
+    assert_int_equal(target.addresses.count, 1);
+    assert_int_equal(target.addresses.all[0].standing, ADDRESS_GOOD); /* it talks with us */
+    assert_int_equal(ntohs(((struct sockaddr_in *)&target.addresses.all[0].storage)->sin_port), 8080);
     expect_next("127.0.0.1", ADDRESS_TRIED);
     expect_no_question();
     assert_int_equal(target_of_peer(&target, listening, 80), -1);
     assert_int_equal(errno, ENOTCONN);
-    assert_int_equal(target.count, 0);
+    assert_int_equal(target.addresses.count, 0);
     close(pair.ours);
     close(pair.peer);
     close(listening);
@@ -268,7 +267,7 @@ static void test_a_peers_host_is_a_target_with_another_port(void **state)
     int fd = connecting_to("::1", port_of(listening));
     assert_int_equal(target_of_peer(&target, fd, 8080), 0);
     assert_string_equal(target.text, "::1 port 8080");
-    assert_int_equal(ntohs(((struct sockaddr_in6 *)&target.addresses[0].storage)->sin6_port), 8080);
+    assert_int_equal(ntohs(((struct sockaddr_in6 *)&target.addresses.all[0].storage)->sin6_port), 8080);
     close(fd);
     close(listening);
 }
@@ -307,9 +306,9 @@ static void test_after_the_last_one_the_name_is_looked_up_anew(void **state)
     ask();
     expect_next("192.0.2.3", ADDRESS_TRIED);
     expect_next(NULL, ADDRESS_TRIED); /* the other one is as bad as before */
-    target_start_over(&target);
+    addresses_start_over(&target.addresses);
     expect_next("192.0.2.3", ADDRESS_TRIED);
-    target_start_over(&target); /* does nothing: there is one */
+    addresses_start_over(&target.addresses); /* does nothing: there is one */
     expect_next("192.0.2.2", ADDRESS_TRIED);
     expect_next(NULL, ADDRESS_TRIED);
 }
@@ -357,18 +356,16 @@ static void test_an_answer_in_another_order_changes_nothing(void **state)
 
 static void test_what_is_said_of_an_address_that_is_gone_is_ignored(void **state)
 {
-    struct address address;
-
     (void)state;
     known[0] = "192.0.2.1";
     known[1] = "192.0.2.2";
     parse("some.example:80");
     ask();
-    assert_true(target_pick(&target, &address));
+    struct address address = *addresses_pick(&target.addresses);
     known[0] = "192.0.2.3";
     later(10000);
     ask();
-    target_mark(&target, &address, ADDRESS_TRIED);
+    addresses_mark(&target.addresses, &address, ADDRESS_TRIED);
     expect_next("192.0.2.3", ADDRESS_GOOD);
 }
 
@@ -392,7 +389,7 @@ static void test_an_answer_is_good_for_ten_seconds(void **state)
     pthread_mutex_unlock(&names_silent);
     eventually(!lookup_is_running(&target.lookup));
     expect_next("192.0.2.2", ADDRESS_GOOD); /* until the new one is there */
-    assert_int_equal(target.count, 1);
+    assert_int_equal(target.addresses.count, 1);
     expect_no_question();
 }
 
@@ -449,7 +446,7 @@ static void test_when_the_name_service_fails_the_addresses_stay(void **state)
         later(10000);
         ask();
         assert_string_equal(target.trouble, gai_strerror(errors[i]));
-        assert_int_equal(target.count, 1);
+        assert_int_equal(target.addresses.count, 1);
         expect_next("192.0.2.1", ADDRESS_GOOD);
         later(8000);
         expect_no_question();
@@ -483,7 +480,7 @@ static void test_any_other_failure_does_not(void **state)
     assert_true(target_wait(&target, &waiter, on_answer, &told));
     eventually(told == 1);
     expect_rest();
-    assert_int_equal(target.count, 0);
+    assert_int_equal(target.addresses.count, 0);
     assert_string_equal(logged(), "");
     known[0] = "192.0.2.1";
     later(400);
