@@ -17,9 +17,9 @@ static bool is_same(const struct address *a, const struct address *b)
 
 int addresses_set(struct addresses *addresses, const struct addrinfo *found)
 {
-    unsigned count = 0;
+    unsigned count = 1;
 
-    for (const struct addrinfo *a = found; a != NULL; a = a->ai_next)
+    for (const struct addrinfo *a = found->ai_next; a != NULL; a = a->ai_next)
         count++;
     struct address *all = calloc(count, sizeof *all);
     if (all == NULL)
