@@ -12,6 +12,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "os.h"
 #include "outlet.h"
 
 enum {
@@ -22,8 +23,8 @@ enum {
 
 struct slot {
     const char *format;
-    int64_t printed_ms;
-    unsigned held_back;
+    uint64_t quiet_until_ms; /* since it was printed; 0: it was not yet */
+    unsigned held_back;      /* since then */
 };
 
 static const char *log_name = "program";
@@ -119,29 +120,27 @@ static struct slot *find_slot(const char *format)
     for (int i = 0; i < COMPLAINT_KINDS; i++) {
         if (slots[i].format == format)
             return &slots[i];
-        if (slots[i].printed_ms < oldest->printed_ms)
+        if (slots[i].quiet_until_ms < oldest->quiet_until_ms)
             oldest = &slots[i];
     }
-    *oldest = (struct slot){.format = format, .printed_ms = -COMPLAINT_PAUSE_MS};
+    *oldest = (struct slot){.format = format};
     return oldest;
 }
 
 void complain(const char *format, ...)
 {
     struct slot *slot = find_slot(format);
-    struct timespec now;
+    uint64_t now_ms = os_now_ms();
     va_list arguments;
 
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    int64_t now_ms = (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-    if (now_ms - slot->printed_ms < COMPLAINT_PAUSE_MS) {
+    if (now_ms < slot->quiet_until_ms) {
         slot->held_back++;
         return;
     }
     va_start(arguments, format);
     print_line(slot->held_back, format, arguments);
     va_end(arguments);
-    slot->printed_ms = now_ms;
+    slot->quiet_until_ms = now_ms + COMPLAINT_PAUSE_MS;
     slot->held_back = 0;
 }
 

@@ -18,8 +18,9 @@
 #include <sys/select.h>
 #include <sys/stat.h>
 #include <sys/time.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "os.h"
 
 enum {
     TRY_MS = 10,    /* how long one write may take */
@@ -28,8 +29,8 @@ enum {
 };
 
 static bool needs_a_reader;
-static bool is_torn;         /* the beginning of a line has left, but not its end */
-static int64_t rest_over_ms; /* no try before this time */
+static bool is_torn;          /* the beginning of a line has left, but not its end */
+static uint64_t rest_over_ms; /* no try before this time */
 
 /* systemd.exec(5): JOURNAL_STREAM is "device:inode" of the socket that leads to the journal. */
 static bool is_journal(const struct stat *stream)
@@ -73,14 +74,6 @@ enum outlet outlet_open(void)
     if (is_terminal)
         return OUTLET_TERMINAL;
     return is_journal(&stream) ? OUTLET_JOURNAL : OUTLET_OTHER;
-}
-
-static int64_t clock_ms(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
 /* select and not poll, which does not know terminals on every system. */
@@ -129,7 +122,7 @@ static size_t write_in_time(const char *text, size_t length)
 
     set_alarm(0);
     if (done < length && error == EAGAIN)
-        rest_over_ms = clock_ms() + REST_MS;
+        rest_over_ms = os_now_ms() + REST_MS;
     errno = error;
     return done;
 }
@@ -140,7 +133,7 @@ static bool put(const char *text, size_t length)
 
     if (!needs_a_reader)
         done = write_all(text, length);
-    else if (clock_ms() >= rest_over_ms && has_room())
+    else if (os_now_ms() >= rest_over_ms && has_room())
         done = write_in_time(text, length);
     else
         errno = EAGAIN;
