@@ -227,9 +227,9 @@ static int watch_signals(struct loop *loop)
 
 struct loop *loop_new(void)
 {
+    limits_raise();
     struct loop *loop = calloc(1, sizeof *loop);
 
-    limits_raise();
     if (loop != NULL) {
         loop->now_ms = os_now_ms();
         list_init(&loop->timers);
