@@ -1,3 +1,4 @@
+/* How it works: exponential backoff, with jitter: the pause doubles, and chance moves it a little. */
 #include "backoff.h"
 
 #include <stdint.h>

@@ -9,8 +9,8 @@
 #ifndef COMMON_CONGESTION_H
 #define COMMON_CONGESTION_H
 
-/* Whether this program may choose the congestion control of that name. Returns 0, or -1 and says in the log what it may
- * choose. */
+/* Returns 0 if this program may choose the congestion control of that name; else -1, and says in the log which ones it
+ * may. */
 int congestion_check(const char *name);
 
 /* Chooses it for a socket, before it is connected or listens: what is accepted inherits it. NULL: the system's. */

@@ -40,8 +40,8 @@ int line_open(struct line_conn *conn, struct loop *loop, int fd, int silence_ms,
               void *owner);
 
 /* Sends one line; the format has no '\n'. It goes out when this turn of the loop is over, together with the others of the
- * turn. Never waits and never calls back. Returns 0, or -1 if the peer reads so slowly that there is no room for it now: it
- * is then not sent at all. */
+ * turn; line_close before that, and it is lost. Never waits and never calls back. Returns 0, or -1 if it is too long, or if the
+ * peer reads so slowly that there is no room for it now: it is then not sent at all. */
 __attribute__((format(printf, 2, 3))) int line_send(struct line_conn *conn, const char *format, ...);
 
 /* Closes the connection. Does nothing with one that is closed; all zeros is one that was never open. */

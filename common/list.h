@@ -21,6 +21,7 @@ static inline void list_init(struct link *list)
     list->previous = list->next = list;
 }
 
+/* Also true of a list before list_init: what was never filled can be cleared. */
 static inline bool list_is_empty(const struct link *list)
 {
     return list->next == list || list->next == NULL;

@@ -27,11 +27,12 @@ struct lookup {
     void *owner;
 };
 
-/* Asks for host's addresses, with this port, and then calls on_answer once, never before it returns. What
- * answer points to is gone when on_answer returns. Returns 0, or -1 with errno if there is no room for it. */
+/* Asks for host's addresses, with this port; none may be under way in lookup. Then calls on_answer once, never before it
+ * returns. What answer points to is gone when on_answer returns. Returns 0, or -1 with errno if there is no memory, no descriptor
+ * or no thread for it. */
 int lookup_start(struct lookup *lookup, struct loop *loop, const char *host, int port,
                  void (*on_answer)(void *owner, const struct answer *answer), void *owner);
-/* on_answer will not be called; takes no time. Does nothing if none is under way. */
+/* on_answer will not be called. Waits for nobody: the thread ends by itself. Does nothing if none is under way. */
 void lookup_stop(struct lookup *lookup);
 bool lookup_is_running(const struct lookup *lookup);
 

@@ -1,4 +1,7 @@
-/* How it works: a list, oldest first, of connections whose first line is awaited. That ends the newcomer. */
+/*
+ * How it works: a list, oldest first, of connections whose first line is awaited. With its line a connection is handed on, and
+ * is no newcomer any more; without it, it is closed.
+ */
 #include "newcomers.h"
 
 #include <stdlib.h>

@@ -29,8 +29,8 @@ void poller_remove(struct poller *poller, struct watch *watch);
 /* This descriptor has been closed. */
 void poller_closed(struct poller *poller, int fd);
 
-/* Waits until something is ready, but at most so many milliseconds (-1: for ever), and fills in at most so many events.
- * Returns how many, or -1 with errno. */
+/* Waits until something is ready, for ms milliseconds at most (-1: for ever). Fills in events, no more than `most`, and
+ * returns how many, 0 if the time is over; or -1 with errno. */
 int poller_wait(struct poller *poller, struct event *events, int most, int ms);
 
 #endif

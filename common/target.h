@@ -24,11 +24,11 @@ struct target {
     const char *congestion; /* of connections to it, unless it is this machine; NULL: the system's */
     struct addresses addresses;
     struct lookup lookup;
-    uint64_t answered_ms; /* the time of the last answer */
-    char trouble[120];    /* in words, if that was a failure; else empty */
-    struct link waiting;  /* for an answer: see target_wait */
-    int lack;             /* what this side lacked at the last dial: an errno */
-    uint64_t lack_until_ms;
+    uint64_t answered_ms;   /* the time of the last answer */
+    char trouble[120];      /* in words, if that was a failure; else empty */
+    struct link waiting;    /* for an answer: see target_wait */
+    int lack;               /* what this side lacked at the last dial that failed for that: an errno */
+    uint64_t lack_until_ms; /* until then nobody dials */
 };
 
 /* Takes "host:port", "[::1]:port", "port" (of localhost) or the path of a Unix socket, which has a '/' in it and at

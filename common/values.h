@@ -1,5 +1,6 @@
 /*
- * values: what the arguments of options may be. Each function returns whether text is such a value, and sets it.
+ * values: what the arguments of options may be. Each function returns whether text is such a value, and puts it into its last
+ * argument; what that holds where text is not is of no use.
  */
 #ifndef COMMON_VALUES_H
 #define COMMON_VALUES_H

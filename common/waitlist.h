@@ -21,7 +21,8 @@ struct waitlist {
     void *owner;
 };
 
-/* on_left is told the number of a connection that left before its turn, and why; it is closed already. */
+/* on_left is told the number of a connection that left before its turn, and why; it is closed already. All zeros is an empty list,
+ * for waitlist_clear alone. */
 void waitlist_init(struct waitlist *list, struct loop *loop, int patience_ms, bool silent,
                    void (*on_left)(void *owner, unsigned number, const char *why), void *owner);
 
