@@ -73,7 +73,7 @@ static void on_bell(void *owner, unsigned ready)
 
     (void)ready;
     if (atomic_load(&question->holders) > 1)
-        return; /* no answer yet */
+        return; /* no answer yet; who sees that there is one sees all that the thread wrote before */
     lookup->question = NULL;
     watch_close(lookup->loop, &lookup->watch);
     errno = question->system_error;
@@ -100,27 +100,39 @@ static int start_thread(struct question *question)
     return error == 0 ? 0 : -1;
 }
 
+/* glibc asks a silent name server again after two seconds then, not five, so that a network that comes up is noticed
+ * soon; after ten it fails, as ever (resolv.conf(5)). What a user has set stays. */
+static void be_impatient(void)
+{
+    setenv("RES_OPTIONS", "timeout:2 attempts:5", 0);
+}
+
+static struct question *new_question(const char *host, int port)
+{
+    struct question *question = calloc(1, sizeof *question);
+
+    if (question == NULL)
+        return NULL;
+    atomic_init(&question->holders, 2);
+    snprintf(question->host, sizeof question->host, "%s", host);
+    snprintf(question->port, sizeof question->port, "%d", port);
+    return question;
+}
+
 int lookup_start(struct lookup *lookup, struct loop *loop, const char *host, int port,
                  void (*on_answer)(void *owner, const struct answer *answer), void *owner)
 {
-    struct question *question = calloc(1, sizeof *question);
+    struct question *question = new_question(host, port);
     int pipe[2];
 
     *lookup = (struct lookup){.loop = loop, .on_answer = on_answer, .owner = owner};
-    if (question == NULL)
-        return -1;
-    /* glibc asks a silent name server again after two seconds then, not five, so that a network that comes up is noticed
-     * soon; after ten it fails, as ever (resolv.conf(5)). What a user has set stays. */
-    setenv("RES_OPTIONS", "timeout:2 attempts:5", 0);
-    if (os_pipe(pipe) != 0) {
+    if (question == NULL || os_pipe(pipe) != 0) {
         free(question);
         return -1;
     }
-    atomic_init(&question->holders, 2);
-    question->bell = pipe[1];
-    snprintf(question->host, sizeof question->host, "%s", host);
-    snprintf(question->port, sizeof question->port, "%d", port);
+    be_impatient();
     lookup->question = question;
+    question->bell = pipe[1];
     if (watch_start(loop, &lookup->watch, pipe[0], WATCH_READ, on_bell, lookup) == 0 &&
         start_thread(question) == 0)
         return 0;
