@@ -14,7 +14,8 @@ struct endpoint {
     const char *congestion; /* NULL: the system's */
 };
 
-/* on_accept gets each new connection: the descriptor is then its own. */
+/* on_accept gets each new connection: the descriptor is then its own. It may close the listener, but not while listener_close
+ * calls it. */
 struct listener {
     struct loop *loop;
     struct watch watch;

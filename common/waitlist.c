@@ -21,7 +21,7 @@ static void on_patience_lost(void *owner);
 
 static struct waiter *first(const struct waitlist *list)
 {
-    return (struct waiter *)list->list.next;
+    return (struct waiter *)list->waiting.next;
 }
 
 /* Has the timer run for the one that is first now. */
@@ -81,7 +81,7 @@ void waitlist_init(struct waitlist *list, struct loop *loop, int patience_ms, bo
 {
     *list = (struct waitlist){
         .loop = loop, .patience_ms = patience_ms, .silent = silent, .on_left = on_left, .owner = owner};
-    list_init(&list->list);
+    list_init(&list->waiting);
 }
 
 int waitlist_push(struct waitlist *list, int fd, unsigned number)
@@ -97,7 +97,7 @@ int waitlist_push(struct waitlist *list, int fd, unsigned number)
     waiter->list = list;
     waiter->number = number;
     waiter->until_ms = loop_now_ms(list->loop) + (uint64_t)list->patience_ms;
-    list_append(&list->list, &waiter->place);
+    list_append(&list->waiting, &waiter->place);
     if (list->count++ == 0)
         time_first(list);
     return 0;

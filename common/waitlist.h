@@ -12,7 +12,7 @@
 
 struct waitlist {
     struct loop *loop;
-    struct link list;
+    struct link waiting; /* the one that has waited the longest is the first */
     int count;
     int patience_ms;    /* how long one waits at most; 0: for ever */
     bool silent;        /* its members have nothing to say: one that sends anything, even its end, leaves */
