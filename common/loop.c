@@ -117,7 +117,8 @@ static int until_next_timer_ms(const struct loop *loop)
 
     if (list_is_empty(&loop->timers))
         return -1; /* wait for as long as it takes */
-    return next->due_ms > loop->now_ms ? (int)(next->due_ms - loop->now_ms) : 0;
+    uint64_t now_ms = os_now_ms(); /* the turn took some time, too */
+    return next->due_ms > now_ms ? (int)(next->due_ms - now_ms) : 0;
 }
 
 static void run_timers(struct loop *loop)

@@ -48,7 +48,7 @@ void os_tune_local(int fd);
 int os_unacknowledged(int fd);
 /* Whether the loop would be told so late of room to write that congestion control suffers: os_linux.c says why. */
 bool os_tells_of_room_late(int fd);
-/* Whether the peer's kernel has sent anything for so many milliseconds; true if that can't be known. */
+/* Whether the peer's kernel has sent anything within the last so many milliseconds; true if that can't be known. */
 bool os_heard_within(int fd, unsigned ms);
 
 #endif

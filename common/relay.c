@@ -217,6 +217,7 @@ static void on_end(struct relay *relay, int end, unsigned ready)
 {
     int feeds_it = other(relay, end); /* a pump; that which it feeds is number end */
     bool last = (ready & WATCH_LAST) && !(ready & WATCH_GONE) && !is_broken(relay);
+
     if (relay->pumps[feeds_it].state == DRAINING && (ready & (WATCH_WRITE | WATCH_GONE)))
         run_pump(relay, feeds_it, false);
     if (relay->pumps[end].state == FILLING && (ready & (WATCH_READ | WATCH_GONE)))

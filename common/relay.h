@@ -32,7 +32,7 @@ struct relay_report {
 /* All pairs of a program. */
 struct relays {
     struct loop *loop;
-    int count;            /* pairs now; in number, for your decisions */
+    int count;            /* pairs now, with those that leave; for your decisions */
     struct link joined;   /* those at work */
     struct round asked;   /* those at work with a sink that is full but took something a moment ago */
     struct round leaving; /* those that are broken, and still deliver what came before */
