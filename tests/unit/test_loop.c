@@ -589,6 +589,24 @@ static void test_a_timer_that_is_started_again_starts_over(void **state)
     assert_string_equal(row, "y");
 }
 
+static void on_slow(void *owner)
+{
+    timer_start(loop, owner, 1000, on_slow, owner);
+    take_time(800);
+}
+
+static void test_what_a_turn_takes_does_not_make_timers_late(void **state)
+{
+    struct timer timer = {0};
+
+    (void)state;
+    timer_start(loop, &timer, 0, on_slow, &timer);
+    unit_turn();
+    unit_turn();
+    assert_in_range(last_wait_ms(), 0, 200);
+    timer_stop(&timer);
+}
+
 static void test_a_timer_may_start_itself_again(void **state)
 {
     struct clock clock = {.again_ms = 500};
@@ -805,6 +823,7 @@ int main(void)
         UNIT(test_a_timer_is_due_once),
         UNIT(test_a_timer_of_0_ms_comes_in_this_turn_after_the_events),
         UNIT(test_a_timer_that_is_started_again_starts_over),
+        UNIT(test_what_a_turn_takes_does_not_make_timers_late),
         UNIT(test_a_timer_may_start_itself_again),
         UNIT(test_a_timer_may_stop_one_that_is_due_with_it),
         UNIT(test_the_loops_clock_stands_still_during_a_turn_and_never_goes_back),

@@ -46,6 +46,7 @@ static struct {
     int turn_ms;    /* the longest that a turn waits */
     bool was_idle;  /* the last turn had nothing to do */
     bool clock_was_moved;
+    int wait_ms; /* that the loop last asked for */
     int64_t ahead_ms;  /* of the real clock */
     int64_t asleep_ms; /* so long */
     const char *expected;
@@ -76,6 +77,7 @@ int unit_poller_wait(struct poller *poller, struct event *events, int most, int 
 {
     int wait = ms;
 
+    unit.wait_ms = ms;
     if (refused.waiting != 0) {
         errno = refused.waiting;
         return -1;
@@ -256,6 +258,11 @@ void unit_rest(const char *file, int line)
 void take_time(int ms)
 {
     unit.ahead_ms += ms;
+}
+
+int last_wait_ms(void)
+{
+    return unit.wait_ms;
 }
 
 static void turn_later(void)

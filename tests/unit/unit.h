@@ -64,6 +64,8 @@ void later(int ms);
 void sleep_through(int ms);
 /* Makes it later in the midst of a turn, as something does that blocks. */
 void take_time(int ms);
+/* How long the loop wanted to wait when it last did; -1: for as long as it takes. */
+int last_wait_ms(void);
 
 /* A connection over loopback: ours, set up as the module's would be, and the peer's end. Neither blocks. */
 struct pair {
