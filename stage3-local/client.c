@@ -161,7 +161,8 @@ static void on_proxy_dialed(void *owner, int fd)
     struct client *client = proxy->client;
 
     if (fd < 0 || sock_send_line(fd, "proxy %s", client->token) != 0) {
-        complain("cannot open a proxy connection: %s", fd < 0 ? dial_error(&proxy->dial).text : errno_text());
+        complain("cannot open a proxy connection to %s: %s", client->proxy_port.text,
+                 fd < 0 ? dial_error(&proxy->dial).text : errno_text());
         if (fd >= 0)
             close(fd);
         forget_proxy(proxy);

@@ -9,7 +9,7 @@ from tunnel import Peer, check, echo, inside, scenario
 PORTS = 400  # instead of the 28,000 that Linux has
 OPTIONS = ["--heartbeat", "1"]
 WAIT = ["--wait", "2.5"]
-ADVICE = r"cannot open a proxy connection: all ports .*net\.ipv4\.tcp_tw_reuse=1"
+ADVICE = r"cannot open a proxy connection to .* port [0-9]+: all ports .*net\.ipv4\.tcp_tw_reuse=1"
 
 
 def set_sysctl(namespace, name, value):

@@ -131,6 +131,20 @@ static void test_a_client_that_is_let_in_says_where_users_go_and_whom_they_reach
     expect_log(client.program, text, "the log to say where users go, and to which app they come");
 }
 
+static void test_a_proxy_connection_that_cannot_be_opened_is_told_with_the_address_that_was_dialed(void)
+{
+    struct door proxy = hold_port("the server's proxy port");
+    struct client client =
+        start_client_at(open_door("the server's control port"), proxy, open_door("the local app"), "");
+    char text[100];
+
+    expect_hello(&client);
+    welcome(&client, first_token);
+    say(&client.server, "create_proxy\n");
+    snprintf(text, sizeof text, "cannot open a proxy connection to 127\\.0\\.0\\.1 port %d: ", proxy.port);
+    expect_log(client.program, text, "the client to log where it cannot open a proxy connection");
+}
+
 static void test_spares_are_announced_to_who_wants_to_know_alone(void)
 {
     for (int verbose = 0; verbose < 2; verbose++) {
@@ -223,6 +237,7 @@ int main(int argc, char **argv)
         SPEC(test_heartbeats_that_do_not_fit_are_named_on_both_sides),
         SPEC(test_what_is_wrong_with_the_secret_is_told_on_both_sides),
         SPEC(test_a_client_that_is_let_in_says_where_users_go_and_whom_they_reach),
+        SPEC(test_a_proxy_connection_that_cannot_be_opened_is_told_with_the_address_that_was_dialed),
         SPEC(test_spares_are_announced_to_who_wants_to_know_alone),
         SPEC(test_spares_follow_the_demand_and_become_fewer_again),
         SPEC(test_without_spares_demand_brings_none),
