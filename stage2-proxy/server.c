@@ -188,7 +188,7 @@ static void welcome(struct server *server, int fd)
 
 static void turn_away(int fd, const char *why)
 {
-    complain("a stranger, %s: %s", sock_peer(fd).text, why);
+    complain("turned away %s: %s", sock_peer(fd).text, why);
     close(fd);
 }
 
