@@ -180,5 +180,5 @@ void listener_close(struct listener *listener)
             break;
     timer_stop(&listener->pause);
     watch_close(listener->loop, &listener->watch);
-    *listener = (struct listener){0};
+    *listener = (struct listener){.port = listener->port};
 }

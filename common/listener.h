@@ -20,7 +20,7 @@ struct listener {
     struct loop *loop;
     struct watch watch;
     struct timer pause;              /* runs while there is no room for another connection */
-    int port;                        /* the real one, where 0 was asked for */
+    int port;                        /* the real one, where 0 was asked for; once closed, what it was */
     bool (*may_accept)(void *owner); /* if set: asked before each; on "no" connections wait in the backlog */
     void (*on_accept)(void *owner, int fd);
     void *owner;

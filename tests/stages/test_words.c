@@ -145,6 +145,24 @@ static void test_a_proxy_connection_that_cannot_be_opened_is_told_with_the_addre
     expect_log(client.program, text, "the client to log where it cannot open a proxy connection");
 }
 
+/* Whoever reached the control port before the stop is let in, as users may wait. The app may be told their port. */
+static void test_a_client_that_is_let_in_while_the_server_stops_is_told_where_users_came_to(void)
+{
+    struct server server = start_server("");
+    struct peer user = dial("a user that waits", server.program, server.public_port);
+    struct peer control = dial("the client", server.program, server.control_port);
+
+    say(&user, "x");
+    expect_log(server.program, "step 3", "the server to log that the user is there");
+    send_signal(server.program, SIGTERM);
+    expect_log(server.program, "stopping", "the server to log that it is stopping");
+    greet(&server, &control);
+    expect_line(&control, "create_proxy");
+    struct peer proxy = open_proxy(&server, "the proxy connection");
+    expect_start(&proxy);
+    expect_bytes(&proxy, "x");
+}
+
 static void test_spares_are_announced_to_who_wants_to_know_alone(void)
 {
     for (int verbose = 0; verbose < 2; verbose++) {
@@ -238,6 +256,7 @@ int main(int argc, char **argv)
         SPEC(test_what_is_wrong_with_the_secret_is_told_on_both_sides),
         SPEC(test_a_client_that_is_let_in_says_where_users_go_and_whom_they_reach),
         SPEC(test_a_proxy_connection_that_cannot_be_opened_is_told_with_the_address_that_was_dialed),
+        SPEC(test_a_client_that_is_let_in_while_the_server_stops_is_told_where_users_came_to),
         SPEC(test_spares_are_announced_to_who_wants_to_know_alone),
         SPEC(test_spares_follow_the_demand_and_become_fewer_again),
         SPEC(test_without_spares_demand_brings_none),
