@@ -9,6 +9,7 @@
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -31,14 +32,18 @@ static const char *log_name = "program";
 static enum log_level log_level = LOG_NORMAL;
 static enum outlet log_outlet = OUTLET_OTHER;
 static struct slot slots[COMPLAINT_KINDS];
+static unsigned untold;     /* complaints that were held back and are in no line's count yet */
 static unsigned lost_lines; /* since the last that could be written */
 static int lost_error;      /* why: an errno */
+
+static void tell_of_untold(void);
 
 void log_open(const char *name, enum log_level level)
 {
     log_name = name;
     log_level = level;
     log_outlet = outlet_open();
+    atexit(tell_of_untold);
 }
 
 /* What stands in front of each line. Returns its length. */
@@ -135,13 +140,23 @@ void complain(const char *format, ...)
 
     if (now_ms < slot->quiet_until_ms) {
         slot->held_back++;
+        untold++;
         return;
     }
     va_start(arguments, format);
     print_line(slot->held_back, format, arguments);
     va_end(arguments);
     slot->quiet_until_ms = now_ms + COMPLAINT_PAUSE_MS;
+    untold -= slot->held_back;
     slot->held_back = 0;
+}
+
+/* The program ends: there will be no other line with the count. */
+static void tell_of_untold(void)
+{
+    if (untold > 0)
+        complain("(and %u more complaint%s like those above)", untold, untold == 1 ? "" : "s");
+    untold = 0;
 }
 
 const char *errno_text(void)

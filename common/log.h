@@ -4,7 +4,8 @@
  *
  * say() tells what happened, say_more() what only a curious reader wants to know (-v), complain() what
  * went wrong. -q silences the first two. A complaint that keeps coming is printed once a second, with a
- * count of those left out: a flood of strangers must not become a flood of lines.
+ * count of those left out: a flood of strangers must not become a flood of lines. When the program ends, it says how many
+ * are in no line's count yet.
  *
  * None of them waits for whoever reads the log. When nobody does, or the disk is full, lines are lost; the next line that
  * finds room says how many.

@@ -11,6 +11,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
@@ -79,6 +80,37 @@ test_a_complaint_that_keeps_coming_is_printed_once_a_second_with_the_count_of_th
     later(10000);
     complain_of(101); /* the count starts over */
     expect_logged("server: cannot do 101\n");
+}
+
+static void expect_count_at_exit(void)
+{
+    _exit(times_logged("server: (and 3 more complaints like those above)\n") == 1 && writes_to_log() == 4
+              ? 0
+              : 1);
+}
+
+/* Four are held back, one of them is in a count. */
+static void test_complaints_that_are_in_no_count_yet_are_counted_when_the_program_ends(void **state)
+{
+    int status;
+
+    (void)state;
+    pid_t child = fork();
+    if (child == 0) {
+        atexit(expect_count_at_exit); /* after what the log has for that moment */
+        log_open("server", LOG_QUIET);
+        complain_of(1);
+        complain_of(2);
+        later(2000);
+        for (int i = 3; i < 6; i++)
+            complain_of(i);
+        for (int i = 0; i < 2; i++)
+            complain("other complaints");
+        exit(2);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
 }
 
 static void test_other_complaints_are_not_held_back(void **state)
@@ -521,6 +553,7 @@ int main(void)
         LOGGING(test_a_line_leaves_in_one_write),
         LOGGING(test_each_level_says_what_it_is_to_say),
         LOGGING(test_a_complaint_that_keeps_coming_is_printed_once_a_second_with_the_count_of_the_others),
+        LOGGING(test_complaints_that_are_in_no_count_yet_are_counted_when_the_program_ends),
         LOGGING(test_other_complaints_are_not_held_back),
         LOGGING(test_there_may_be_many_kinds_of_complaints),
         LOGGING(test_those_that_came_last_are_remembered),
