@@ -30,7 +30,10 @@
 #endif
 
 enum { DRAIN_SECONDS = 8 }; /* that a program takes to stop which does not know that its users are gone */
-enum { PROGRAMS = 64, CAPTURE = 512 * 1024, TEST_SECONDS = 40, HOPELESS_SECONDS = 15 };
+enum { PROGRAMS = 64, CAPTURE = 512 * 1024, TEST_SECONDS = 40 };
+
+/* How long no test goes well until the others are left out; and where a program has never shown itself. */
+enum { HOPELESS_SECONDS = 15, UNSEEN_SECONDS = 6 };
 
 /* What a program wrote to its standard output or standard error: the last CAPTURE bytes of it at most. */
 struct capture {
@@ -68,7 +71,11 @@ static int passes, skips;
 static const char *failures[512]; /* the names of those that failed */
 static int failure_count, failed_in_a_row;
 static int64_t went_well; /* the time when a test did so the last time, or of the beginning */
-static int silent_starts; /* how many programs never said on which port they listen */
+static struct sight {
+    const char *name;
+    bool seen;   /* once at least: it said where it listens, or it called */
+    int in_vain; /* how often it did not */
+} sights[] = {{.name = "server"}, {.name = "client"}};
 static const char *where = __FILE__;
 static int where_line = __LINE__;
 
@@ -108,6 +115,33 @@ int64_t deadline(double seconds)
     int64_t until = now_ms() + (int64_t)(seconds * 1000);
 
     return until < end ? until : end;
+}
+
+static struct sight *sight_of(const struct program *program)
+{
+    return &sights[program != NULL && strcmp(program->name, "client") == 0];
+}
+
+double patience_for_sight(const struct program *program)
+{
+    const struct sight *sight = sight_of(program);
+
+    return sight->seen || sight->in_vain < 2 ? patience() : patience() / 5; /* it won't do better now */
+}
+
+void note_sight(const struct program *program, bool came)
+{
+    sight_of(program)->seen |= came;
+    sight_of(program)->in_vain += !came;
+}
+
+/* The name of a program that was never seen, although a few tests have waited for it; else NULL. */
+static const char *unseen(void)
+{
+    for (int i = 0; i < 2; i++)
+        if (!sights[i].seen && sights[i].in_vain > 2)
+            return sights[i].name;
+    return NULL;
 }
 
 /* The last line of a capture that is not empty, fit to be shown. */
@@ -314,10 +348,11 @@ static void end_ahead(void)
 static _Noreturn void give_up(void)
 {
     end_ahead();
-    print_message(
-        "The last %d tests have all failed, which took more than %d s: the others are left out. Begin with "
-        "the first that failed, %s.\n",
-        failed_in_a_row, (int)((double)HOPELESS_SECONDS * slowness()), failures[0]);
+    print_message("The last %d tests have all failed, which took more than %d s", failed_in_a_row,
+                  (int)((double)(now_ms() - went_well) / 1000));
+    if (unseen() != NULL)
+        print_message(", and the %s has never shown itself", unseen());
+    print_message(": the others are left out. Begin with the first that failed, %s.\n", failures[0]);
     print_message("[==========] %d test(s) run.\n[  PASSED  ] %d test(s).\n", failure_count + passes + skips,
                   passes);
     print_error("[  FAILED  ] %d test(s), listed below:\n", failure_count);
@@ -341,7 +376,8 @@ static void count_last(const char *next)
     }
     came_back = passes + skips;
     test_name = next;
-    if ((double)(now_ms() - went_well) > HOPELESS_SECONDS * 1000 * slowness())
+    int most = unseen() != NULL ? UNSEEN_SECONDS : HOPELESS_SECONDS;
+    if ((double)(now_ms() - went_well) > most * 1000 * slowness())
         give_up();
 }
 
@@ -737,7 +773,7 @@ struct program *run(const char *name, const char *format, ...)
 int port_for(struct program *program, const char *whom)
 {
     char text[100], expected[200];
-    int64_t until = deadline(silent_starts < 2 ? patience() : patience() / 5); /* it won't do better now */
+    int64_t until = deadline(patience_for_sight(program));
 
     snprintf(text, sizeof text, "listening for %s on port ", whom);
     snprintf(expected, sizeof expected, "the %s to log `%sN` once that port is open", program->name, text);
@@ -746,14 +782,15 @@ int port_for(struct program *program, const char *whom)
         int port = found != NULL ? atoi(found + strlen(text)) : 0;
 
         if (found != NULL && strchr(found, '\n') != NULL) {
-            if (port > 0 && port < 65536)
-                return port;
-            unmet(program, expected, "N was no port");
+            if (port <= 0 || port >= 65536)
+                unmet(program, expected, "N was no port");
+            note_sight(program, true);
+            return port;
         }
         if (program->ended)
             unmet(program, expected, "it ended");
         if (!await(-1, 0, until) || now_ms() > until) {
-            silent_starts++;
+            note_sight(program, false);
             unmet(program, expected, "no such line came in time");
         }
     }

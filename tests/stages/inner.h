@@ -17,6 +17,10 @@ bool await_any(struct pollfd *wanted, int count, struct program *needed, int64_t
 /* The same for one; fd -1: waits for the programs alone. */
 bool await(int fd, short events, int64_t until);
 
+/* A program shows itself: it says where it listens, or it calls. It has less time to when it never did. */
+double patience_for_sight(const struct program *program);
+void note_sight(const struct program *program, bool came);
+
 _Noreturn void unmet_as(struct program *program, const char *expected, const char *came);
 bool has_ended(struct program *program);
 

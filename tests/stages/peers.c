@@ -583,7 +583,9 @@ struct peer expect_caller(struct door *door, const char *name)
 
     snprintf(expected, sizeof expected, "a connection to %s", door->name);
     struct pollfd wanted = {.fd = door->fd, .events = POLLIN};
-    if (!await_any(&wanted, 1, door->with, deadline(patience())))
+    bool came = await_any(&wanted, 1, door->with, deadline(patience_for_sight(door->with)));
+    note_sight(door->with, came);
+    if (!came)
         unmet_as(door->with, expected, "none came");
     peer.fd = keep(accept(door->fd, NULL, NULL));
     setsockopt(peer.fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));

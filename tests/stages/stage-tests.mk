@@ -65,8 +65,8 @@ test-other-language: $(STAGE_TESTS)  ## stages 1 to 3 in Python pass the same te
 	@tests/other-language/run $(BUILD)/tests/stages
 
 # What a half-finished program does must not hang or confuse the tests.
-test-harness: $(BUILD)/tests/stages/hostile/test_hostile $(STAGE_TESTS)  ## hold the tests against programs that misbehave
-	@$< tests/stages/hostile $(BUILD)/tests/stages
+test-harness: $(BUILD)/tests/stages/hostile/test_hostile $(STAGE_TESTS) stage1  ## hold the tests against programs that misbehave
+	@$< tests/stages/hostile $(BUILD)/tests/stages $(OUT)stage1-control/client
 
 $(BUILD)/tests/stages/hostile/test_hostile: %: %.o $(HARNESS)
 	@echo "  link     $@"

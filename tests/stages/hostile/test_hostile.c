@@ -163,10 +163,10 @@ static void test_a_client_that_misbehaves(void)
     expect_sentence(begin("leaves-children", test), expected, "none came", "exited with status 0");
 }
 
-/* All tests of a stage on programs that do nothing: they end in time too. */
-static struct program *test_the_whole_stage(const char *misbehaviour)
+/* All tests of a stage, or many, on programs that do nothing: they end in time too. */
+static struct program *test_the_whole_stage(const char *misbehaviour, const char *pattern)
 {
-    struct program *tests = begin(misbehaviour, "");
+    struct program *tests = begin(misbehaviour, pattern);
 
     for (int64_t until = now_ms() + 30000; now_ms() < until && !has_logged(tests, "FAILED.*listed below");)
         await_any_log(tests, 1);
@@ -179,7 +179,7 @@ static struct program *test_the_whole_stage(const char *misbehaviour)
 /* The list is long: its end says where it begins. And how many failed is said once, not by each test that ran ahead. */
 static void test_the_whole_stage_on_programs_that_exit_at_once(void)
 {
-    struct program *tests = test_the_whole_stage("exits");
+    struct program *tests = test_the_whole_stage("exits", "");
     const char *count = strstr(log_of(tests), " FAILED TEST(S)");
 
     if (strstr(output_of(tests), "Begin with the first that failed, test_the_server_answers_hello") == NULL)
@@ -188,21 +188,48 @@ static void test_the_whole_stage_on_programs_that_exit_at_once(void)
         unmet(tests, "one count of the failures", "there is another");
 }
 
-static void expect_the_first_failure_only(struct program *tests)
+static void expect_verdict(struct program *tests, const char *text)
 {
     const char *verdict = strstr(output_of(tests), "tests have all failed");
 
-    if (verdict == NULL ||
-        strstr(verdict, "Begin with the first that failed, test_the_server_answers_hello") == NULL)
-        unmet(tests, "to be told that nothing works, and where to begin", "it was not said");
+    if (verdict == NULL || strstr(verdict, text) == NULL)
+        unmet(tests, "the right verdict", "\"%s\" is not in it", text);
+}
+
+static void expect_the_first_failure_only(struct program *tests)
+{
+    expect_verdict(tests, "and the server has never shown itself: the others are left out. Begin with the "
+                          "first that failed, test_the_server_answers_hello");
     if (strstr(log_of(tests), "FAILED  ] test_sigint_and_sigterm") != NULL)
         unmet(tests, "the others to be left out", "the last test failed, too");
 }
 
 static void test_the_whole_stage_on_programs_that_never_do_anything(void)
 {
-    expect_the_first_failure_only(test_the_whole_stage("never-listens"));
-    expect_the_first_failure_only(test_the_whole_stage("floods"));
+    expect_the_first_failure_only(test_the_whole_stage("never-listens", ""));
+    expect_the_first_failure_only(test_the_whole_stage("floods", ""));
+}
+
+static void test_a_client_that_never_calls(void)
+{
+    static const char verdict[] =
+        "and the client has never shown itself: the others are left out. Begin with the "
+        "first that failed, test_the_client_says_hello";
+
+    expect_verdict(test_the_whole_stage("never-listens", "test_the_client_*"), verdict);
+    expect_verdict(test_the_whole_stage("floods", "test_the_client_*"), verdict);
+}
+
+/* Then the tests go on for longer: its other faults may be small. */
+static void test_a_client_that_called_once_has_shown_itself(void)
+{
+    char once[] = "/tmp/tunnel-once-XXXXXX";
+
+    if (mkdtemp(once) == NULL || rmdir(once) != 0)
+        unmet(NULL, "a name for a folder", "there is none");
+    setenv("ONCE", once, 1);
+    expect_verdict(test_the_whole_stage("works-once", "test_the_client_*"), " s: the others are left out");
+    rmdir(once);
 }
 
 static void test_a_pattern_that_no_test_is_like(void)
@@ -237,17 +264,20 @@ int main(int argc, char **argv)
         SPEC(test_a_client_that_misbehaves),
         SPEC(test_the_whole_stage_on_programs_that_exit_at_once),
         SPEC(test_the_whole_stage_on_programs_that_never_do_anything),
+        SPEC(test_a_client_that_never_calls),
+        SPEC(test_a_client_that_called_once_has_shown_itself),
         SPEC(test_a_pattern_that_no_test_is_like),
         SPEC(test_a_folder_without_programs_is_one_line),
     };
     char mark[20];
 
-    if (argc < 3) {
-        fprintf(stderr, "usage: %s TESTS/HOSTILE FOLDER-OF-TESTS\n", argv[0]);
+    if (argc < 4) {
+        fprintf(stderr, "usage: %s TESTS/HOSTILE FOLDER-OF-TESTS RIGHT-CLIENT\n", argv[0]);
         return 2;
     }
     snprintf(mark, sizeof mark, "%d", (int)getpid());
     setenv("MISBEHAVE_MARK", mark, 1);
     setenv("STAGE_TESTS", argv[2], 1);
+    setenv("RIGHT_CLIENT", argv[3], 1);
     return spec_run_all(2, argv, tests, sizeof tests / sizeof tests[0]);
 }
