@@ -963,7 +963,7 @@ int main(int argc, char **argv)
         SPEC(test_what_a_user_says_while_it_waits_is_not_lost),
         SPEC(test_a_user_that_closes_its_side_while_it_waits_is_served),
         SPEC(test_a_user_that_is_reset_while_it_waits_loses_its_place),
-        SPEC(test_a_user_is_dropped_when_nobody_serves_it_within_the_wait),
+        SLOW_SPEC(test_a_user_is_dropped_when_nobody_serves_it_within_the_wait),
         SLOW_SPEC(test_when_no_client_was_there_for_longer_than_the_wait_users_are_turned_away_at_once),
         SPEC(test_users_that_come_while_no_client_is_there_are_served_when_it_comes),
         SPEC(test_users_that_wait_when_the_client_is_lost_are_served_when_it_is_back),
