@@ -45,12 +45,12 @@ static enum pumped drain(struct pump *pump, struct buckets *buckets, int sink, b
     ssize_t count = bucket_pour(pump->bucket, sink, more);
 
     if (count < 0)
-        return would_wait(count) ? SINK_FULL : SINK_BROKEN;
+        return would_wait(count) ? GOES_ON : SINK_BROKEN;
     pump->moved += (uint64_t)count;
-    if (!bucket_is_empty(pump->bucket))
-        return SINK_FULL;
-    give_bucket_back(pump, buckets);
-    pump->state = FILLING;
+    if (bucket_is_empty(pump->bucket)) {
+        give_bucket_back(pump, buckets);
+        pump->state = FILLING;
+    }
     return GOES_ON;
 }
 

@@ -28,10 +28,9 @@ struct pump {
     uint8_t state;    /* enum pump_state */
 };
 
-/* What came of a turn. After all but the first two it is for the caller to end the pump. */
+/* What came of a turn. After all but the first it is for the caller to end the pump. */
 enum pumped {
     GOES_ON,
-    SINK_FULL,     /* so does this; but the sink has no room for all that came */
     SOURCE_ENDED,  /* it will send nothing more, and all that it sent has gone out */
     SOURCE_BROKEN, /* the same, but this was no orderly end */
     SINK_BROKEN,   /* it takes nothing any more */

@@ -52,6 +52,11 @@ static bool is_over(const struct relay *relay)
     return relay->pumps[0].state == ENDED && relay->pumps[1].state == ENDED;
 }
 
+static bool is_draining(const struct relay *relay)
+{
+    return relay->pumps[0].state == DRAINING || relay->pumps[1].state == DRAINING;
+}
+
 static bool is_broken(const struct relay *relay)
 {
     return relay->broken[0] || relay->broken[1];
@@ -157,14 +162,10 @@ static void run_pump(struct relay *relay, int i, bool last)
     int sink = other(relay, i);
     enum pumped result = pump_turn(pump, buckets, relay->ends[i].fd, relay->ends[sink].fd, last);
 
-    if (result != GOES_ON && result != SINK_FULL)
+    if (result != GOES_ON)
         pump_end(pump, buckets);
     switch (result) {
     case GOES_ON: break;
-    case SINK_FULL:
-        if (!is_broken(relay))
-            round_add(&relay->relays->asked, &relay->place);
-        break;
     case SOURCE_ENDED: pass_end_on(relay, i); break;
     case SOURCE_BROKEN: on_broken(relay, i); break;
     case SINK_BROKEN: on_broken(relay, sink); break;
@@ -228,6 +229,8 @@ static void on_end(struct relay *relay, int end, unsigned ready)
         watch_stop(relay->relays->loop, &relay->ends[end]); /* until read again: else it is told for ever */
         look_for_error(relay, end);
     }
+    if (is_draining(relay) && !is_broken(relay))
+        round_add(&relay->relays->asked, &relay->place);
     go_on(relay);
 }
 

@@ -851,7 +851,7 @@ static void test_a_slow_reader_gets_all_that_came_before_the_reset(void **state)
     (void)state;
     flow.most = 65536;
     for (reset(pair.left); !flow.is_over; bite(&flow))
-        for (int i = 0; i < 300; i++, looks++)
+        for (int i = 0; i < 200; i++, looks++)
             later(50);
     assert_int_equal(flow.came, flow.size);
     assert_int_equal(flow.error, ECONNRESET);
