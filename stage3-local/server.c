@@ -40,8 +40,8 @@ struct server {
     unsigned users_so_far;
     int connections_most; /* that there are descriptors for */
     bool is_full;
-    int spares;     /* to be kept ready now: --spares, or more */
-    int found_none; /* users for whom none was ready, since the last roll-call */
+    int spares; /* to be kept ready now: --spares, or more */
+    int lacked; /* so many more users waited at one time, since the last roll-call */
 
     unsigned served;   /* users who are done */
     uint64_t up, down; /* bytes of theirs */
@@ -88,22 +88,22 @@ static int ask_for_proxies(struct server *server, int count)
     return asked;
 }
 
-/* Spares follow the demand: those for whom there was none might come again. When all found one, one fewer will do. */
+/* Spares follow the demand: as many as had to wait at one time may come again. When nobody had to, one fewer will do. */
 static void follow_demand(struct server *server)
 {
     int few = server->connections_most / 4; /* users need descriptors, too */
     int room = (few < SPARES_MAX ? few : SPARES_MAX) - server->spares;
-    int more = server->found_none < room ? server->found_none : room;
+    int more = server->lacked < room ? server->lacked : room;
 
     if (more > 0 && server->spares > 0) {
         server->spares += more;
         ask_for_proxies(server, more);
-    } else if (server->found_none == 0 && server->spares > server->options.spares) {
+    } else if (server->lacked == 0 && server->spares > server->options.spares) {
         server->spares--;
         if (server->proxies.count > server->spares)
             close(waitlist_pop(&server->proxies, NULL));
     }
-    server->found_none = 0;
+    server->lacked = 0;
 }
 
 /* Proxy connections that should be here, if all had come that were asked for. */
@@ -169,7 +169,8 @@ static void on_user(void *owner, int fd)
         close(fd);
         return;
     }
-    server->found_none += server->proxies.count == 0;
+    if (server->lacked < server->users.count - server->proxies.count)
+        server->lacked = server->users.count - server->proxies.count;
     ask_for_proxies(server, 1);
     match(server);
 }
@@ -254,7 +255,7 @@ static void welcome(struct server *server, int fd)
     }
     server->has_client = true;
     server->missed = 0;
-    server->found_none = 0;
+    server->lacked = 0;
     line_send(&server->client, "welcome %s %d", server->token, server->public.port);
     say("step 2: client opened the control connection from %s", sock_peer(fd).text);
     ask_for_proxies(server, missing_proxies(server));
