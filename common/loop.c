@@ -116,7 +116,7 @@ static int until_next_timer_ms(const struct loop *loop)
     const struct timer *next = (const struct timer *)loop->timers.next;
 
     if (list_is_empty(&loop->timers))
-        return -1; /* wait for as long as it takes */
+        return -1;                 /* wait for as long as it takes */
     uint64_t now_ms = os_now_ms(); /* the turn took some time, too */
     return next->due_ms > now_ms ? (int)(next->due_ms - now_ms) : 0;
 }

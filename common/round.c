@@ -9,8 +9,8 @@ static void on_time(void *owner)
     struct round *round = owner;
     struct link due;
 
-    list_insert(&round->members,
-                &due); /* into the same ring, of which it then is the list, instead of the other */
+    /* `due` takes the place of the list in its ring, and the list is a new one. */
+    list_insert(&round->members, &due);
     list_remove(&round->members);
     list_init(&round->members);
     while (!list_is_empty(&due)) {

@@ -46,7 +46,7 @@ static struct {
     int turn_ms;    /* the longest that a turn waits */
     bool was_idle;  /* the last turn had nothing to do */
     bool clock_was_moved;
-    int wait_ms; /* that the loop last asked for */
+    int wait_ms;       /* that the loop last asked for */
     int64_t ahead_ms;  /* of the real clock */
     int64_t asleep_ms; /* so long */
     const char *expected;
