@@ -799,10 +799,10 @@ static void test_a_sink_that_takes_something_is_asked_for_room_before_the_kernel
 {
     struct joined pair = join(1);
     struct pollfd told = {.fd = pair.inner_right, .events = POLLOUT};
-    int narrow = 100000; /* so many bytes are under way at once, at most */
+    int window = 100000; /* so many bytes are under way at once, at most */
 
     (void)state;
-    setsockopt(pair.right, SOL_SOCKET, SO_RCVBUF, &narrow, sizeof narrow);
+    setsockopt(pair.right, SOL_SOCKET, SO_RCVBUF, &window, sizeof window);
     skip_if_told_early(pair);
     relays.asked.every_ms =
         3600 * 1000; /* the kernel takes its own time to make room: this test is the clock */
