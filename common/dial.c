@@ -28,7 +28,7 @@ static enum blame whose_fault(int error, enum standing standing)
         return BLAME_HERE;
     if (standing == ADDRESS_GOOD)
         return BLAME_GOOD;
-    if (error == EAFNOSUPPORT || error == EADDRNOTAVAIL)
+    if (error == EAFNOSUPPORT || error == EPROTONOSUPPORT || error == EADDRNOTAVAIL)
         return BLAME_FAMILY;
     return error == ENETUNREACH ? BLAME_WAY : BLAME_ADDRESS;
 }

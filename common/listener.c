@@ -120,13 +120,18 @@ static int listening_socket_of(int family, const struct endpoint *where)
     return fd;
 }
 
+static bool is_no_such_family(int error)
+{
+    return error == EAFNOSUPPORT || error == EPROTONOSUPPORT; /* the latter in a jail of FreeBSD: socket(2) */
+}
+
 /* IPv6 first: without an address to listen on it stands for all of them, and takes IPv4 along, if the system knows that.
  * IPv4 alone is for where there is no IPv6, and for an address of its own. */
 static int listening_socket_on(const struct endpoint *where)
 {
     if (where->address[0] != '\0' || os_has_dual_sockets()) {
         int fd = listening_socket_of(AF_INET6, where);
-        if (fd >= 0 || (errno != EAFNOSUPPORT && errno != EADDRNOTAVAIL))
+        if (fd >= 0 || (!is_no_such_family(errno) && errno != EADDRNOTAVAIL))
             return fd;
     }
     return listening_socket_of(AF_INET, where);

@@ -116,9 +116,8 @@ static int until_next_timer_ms(const struct loop *loop)
     const struct timer *next = (const struct timer *)loop->timers.next;
 
     if (list_is_empty(&loop->timers))
-        return -1;                 /* wait for as long as it takes */
-    uint64_t now_ms = os_now_ms(); /* the turn took some time, too */
-    return next->due_ms > now_ms ? (int)(next->due_ms - now_ms) : 0;
+        return -1; /* wait for as long as it takes */
+    return next->due_ms > loop->now_ms ? (int)(next->due_ms - loop->now_ms) : 0;
 }
 
 static void run_timers(struct loop *loop)
@@ -129,6 +128,8 @@ static void run_timers(struct loop *loop)
         timer_stop(timer);
         timer->on_due(timer->owner);
     }
+    loop->now_ms =
+        os_now_ms(); /* the turn took some time. Not sooner, or one that starts itself again may never end */
 }
 
 /* --- Turns --- */

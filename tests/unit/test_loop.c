@@ -591,10 +591,21 @@ static void test_a_timer_that_is_started_again_starts_over(void **state)
     assert_string_equal(row, "y");
 }
 
+static int slow_turns;
+
 static void on_slow(void *owner)
 {
+    slow_turns++;
     timer_start(loop, owner, 1000, on_slow, owner);
     take_time(800);
+}
+
+static void on_too_slow(void *owner)
+{
+    slow_turns++;
+    timer_start(loop, owner, 1000, on_too_slow, owner);
+    take_time(1500);
+    assert_true(slow_turns < 10);
 }
 
 static void test_what_a_turn_takes_does_not_make_timers_late(void **state)
@@ -605,6 +616,20 @@ static void test_what_a_turn_takes_does_not_make_timers_late(void **state)
     timer_start(loop, &timer, 0, on_slow, &timer);
     unit_turn();
     assert_in_range(last_wait_ms(), 0, 200);
+    timer_stop(&timer);
+}
+
+static void test_a_timer_that_takes_longer_than_its_own_time_lets_others_have_a_turn(void **state)
+{
+    struct timer timer = {0};
+
+    (void)state;
+    slow_turns = 0;
+    timer_start(loop, &timer, 0, on_too_slow, &timer);
+    unit_turn();
+    assert_int_equal(slow_turns, 1);
+    unit_turn();
+    assert_int_equal(slow_turns, 2);
     timer_stop(&timer);
 }
 
@@ -825,6 +850,7 @@ int main(void)
         UNIT(test_a_timer_of_0_ms_comes_in_this_turn_after_the_events),
         UNIT(test_a_timer_that_is_started_again_starts_over),
         UNIT(test_what_a_turn_takes_does_not_make_timers_late),
+        UNIT(test_a_timer_that_takes_longer_than_its_own_time_lets_others_have_a_turn),
         UNIT(test_a_timer_may_start_itself_again),
         UNIT(test_a_timer_may_stop_one_that_is_due_with_it),
         UNIT(test_the_loops_clock_stands_still_during_a_turn_and_never_goes_back),
