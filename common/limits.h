@@ -11,7 +11,7 @@
 
 #include <stdbool.h>
 
-/* Raises the process's limit as far as it goes. */
+/* Raises the process's limit as far as it goes, and says in the log if that is too little for anybody. */
 void limits_raise(void);
 
 int limits_descriptors(void); /* all */

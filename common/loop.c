@@ -128,8 +128,8 @@ static void run_timers(struct loop *loop)
         timer_stop(timer);
         timer->on_due(timer->owner);
     }
-    loop->now_ms =
-        os_now_ms(); /* the turn took some time. Not sooner, or one that starts itself again may never end */
+    /* The turn took some time. Not sooner: one that starts itself again would be due again, and again. */
+    loop->now_ms = os_now_ms();
 }
 
 /* --- Turns --- */

@@ -75,7 +75,6 @@ int poller_set(struct poller *poller, struct watch *watch, unsigned interest)
 {
     struct epoll_event event = {.events = epoll_events(interest), .data.ptr = watch};
     bool is_in = watch->active || take_left(poller, watch->fd);
-
     int result = is_in ? epoll_ctl(poller->fd, EPOLL_CTL_MOD, watch->fd, &event) : -1;
 
     if (is_in && (result == 0 || errno != ENOENT))

@@ -34,7 +34,7 @@ struct relays {
     struct loop *loop;
     int count;            /* pairs now, with those that leave; for your decisions */
     struct link joined;   /* those at work */
-    struct round asked;   /* those at work with a sink that is full but took something a moment ago */
+    struct round asked;   /* those at work, with a sink that is full and is asked for room now and then */
     struct round leaving; /* those that are broken, and still deliver what came before */
     struct buckets buckets;
     void (*on_done)(void *owner, const struct relay_report *report);

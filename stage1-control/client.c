@@ -16,8 +16,8 @@ struct client {
     struct loop *loop;
     struct options options;
     struct target server; /* its control port */
-    struct dial dial;     /* the attempt to reach it */
-    struct timer retry;   /* until the next attempt */
+    struct dial dial;     /* to reach it */
+    struct timer retry;   /* until the next dial */
     int backoff_ms;
     struct line_conn control; /* the control connection */
     bool welcomed;            /* by the server, there */

@@ -41,7 +41,7 @@ struct server {
     int connections_most; /* that there are descriptors for */
     bool is_full;
     int spares; /* to be kept ready now: --spares, or more */
-    int lacked; /* so many more users waited at one time, since the last roll-call */
+    int waited; /* users at one time, the most since the last roll-call */
 
     unsigned served;   /* users who are done */
     uint64_t up, down; /* bytes of theirs */
@@ -93,17 +93,17 @@ static void follow_demand(struct server *server)
 {
     int few = server->connections_most / 4; /* users need descriptors, too */
     int room = (few < SPARES_MAX ? few : SPARES_MAX) - server->spares;
-    int more = server->lacked < room ? server->lacked : room;
+    int more = server->waited < room ? server->waited : room;
 
     if (more > 0 && server->spares > 0) {
         server->spares += more;
         ask_for_proxies(server, more);
-    } else if (server->lacked == 0 && server->spares > server->options.spares) {
+    } else if (server->waited == 0 && server->spares > server->options.spares) {
         server->spares--;
         if (server->proxies.count > server->spares)
             close(waitlist_pop(&server->proxies, NULL));
     }
-    server->lacked = 0;
+    server->waited = 0;
 }
 
 /* Proxy connections that should be here, if all had come that were asked for. */
@@ -169,8 +169,8 @@ static void on_user(void *owner, int fd)
         close(fd);
         return;
     }
-    if (server->lacked < server->users.count - server->proxies.count)
-        server->lacked = server->users.count - server->proxies.count;
+    if (server->waited < server->users.count - server->proxies.count)
+        server->waited = server->users.count - server->proxies.count;
     ask_for_proxies(server, 1);
     match(server);
 }
@@ -255,7 +255,7 @@ static void welcome(struct server *server, int fd)
     }
     server->has_client = true;
     server->missed = 0;
-    server->lacked = 0;
+    server->waited = 0;
     line_send(&server->client, "welcome %s %d", server->token, server->public.port);
     say("step 2: client opened the control connection from %s", sock_peer(fd).text);
     ask_for_proxies(server, missing_proxies(server));

@@ -131,6 +131,8 @@ double patience_for_sight(const struct program *program)
 
 void note_sight(const struct program *program, bool came)
 {
+    if (program == NULL)
+        return;
     sight_of(program)->seen |= came;
     sight_of(program)->in_vain += !came;
 }

@@ -232,6 +232,39 @@ static void test_spares_follow_the_demand_and_become_fewer_again(void)
     expect_nothing_yet(&spares[USERS]); /* --spares stay */
 }
 
+static void test_users_who_wait_one_by_one_bring_one_more_spare(void)
+{
+    struct server server = start_server("--spares 2 --heartbeat 1");
+    struct peer client = open_control(&server);
+
+    expect_requests(&client, 2); /* which don't come */
+    for (int i = 0; i < 3; i++) {
+        dial("a user", server.program, server.public_port);
+        expect_line(&client, "create_proxy");
+        struct peer proxy = open_proxy(&server, "the user's proxy connection");
+        expect_start(&proxy);
+    }
+    call_the_roll(&client);
+    expect_requests(&client, 1);
+    expect_pong(&client);
+}
+
+static void test_more_spares_leave_descriptors_for_users(void)
+{
+    enum { SPARES = 2, A_QUARTER = 8, USERS = 9 }; /* of 64 descriptors, 32 of which are for connections */
+    struct server server = start_server_limited(64, 64, "--spares 2 --heartbeat 1");
+    struct peer client = open_control(&server);
+
+    expect_requests(&client, SPARES);
+    for (int i = 0; i < USERS; i++) {
+        dial("a user who finds no spare", server.program, server.public_port);
+        expect_line(&client, "create_proxy");
+    }
+    call_the_roll(&client);
+    expect_requests(&client, A_QUARTER - SPARES);
+    expect_pong(&client);
+}
+
 static void test_without_spares_demand_brings_none(void)
 {
     struct server server = start_server("--spares 0 --heartbeat 1");
@@ -259,6 +292,8 @@ int main(int argc, char **argv)
         SPEC(test_a_client_that_is_let_in_while_the_server_stops_is_told_where_users_came_to),
         SPEC(test_spares_are_announced_to_who_wants_to_know_alone),
         SPEC(test_spares_follow_the_demand_and_become_fewer_again),
+        SPEC(test_users_who_wait_one_by_one_bring_one_more_spare),
+        SPEC(test_more_spares_leave_descriptors_for_users),
         SPEC(test_without_spares_demand_brings_none),
     };
 
