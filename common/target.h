@@ -36,7 +36,7 @@ struct target {
  * Returns 0, or -1 for anything else. */
 int target_parse(struct target *target, const char *text, int default_port);
 /* The host at the other end of fd, with another port. What target was before is cleared. Returns 0, or -1 with errno,
- * if that end is gone. */
+ * if that end is gone or there is no memory. */
 int target_of_peer(struct target *target, int fd, int port);
 /* Ends a look-up, and frees the addresses. All zeros may be cleared, too. */
 void target_clear(struct target *target);
