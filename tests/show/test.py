@@ -56,11 +56,11 @@ LADDERS = [
         "(1) server: waits for the client", "(2) client => server: control", "client -> server: hello",
         "server -> client: welcome ??????.. *", "(4) server -> client: create_proxy", "(4) server -> client: create_proxy",
         "(5) client => server: #2 proxy", "client -> server: #2 proxy ??????..", "-- A user comes.*",
-        "(3) user => server: public", "server -> client: #1 start 127.0.0.1 *", "(5) client => local app: private",
-        "user .> server: 54 B GET / HT*", "(6) server .> client: #1 54 B GET / HTTP/1.1",
+        "(3) user => server: public", "server -> client: #? start 127.0.0.1 *", "(5) client => local app: private",
+        "user .> server: 54 B GET / HT*", "(6) server .> client: #? 54 B GET / HTTP/1.1",
         "client .> local app: 54 B GET / HT*", "local app .> client: 1?.? kB HTTP/*",
-        "client .> server: #1 1?.? kB HTTP/1.1 200*", "server .> user: 1?.? kB HTTP/*", "user ~> server: end",
-        "server ~> client: #1 end", "client ~> local app: end",
+        "client .> server: #? 1?.? kB HTTP/1.1 200*", "server .> user: 1?.? kB HTTP/*", "user ~> server: end",
+        "server ~> client: #? end", "client ~> local app: end",
     ],
 ]
 
@@ -84,7 +84,7 @@ FAULTS = [
     (2, "server", 'self.client.send_line("create_proxy")', "True", [
         "client -> server: ping", "!! expected: the server says `create_proxy`; nothing like it came for *"]),
     (3, "server", 'f"start {user.connection.host} {user.connection.port}"', '"start"', [
-        "server -> client: #1 start", "!! expected on the proxy connection: `start ADDRESS PORT`; came: `start`"]),
+        "server -> client: #? start", "!! expected on the proxy connection: `start ADDRESS PORT`; came: `start`"]),
     (3, "server", " {self.public_port.number}", "", [
         "server -> client: welcome ??????..",
         "!! expected on the control connection: `welcome TOKEN PORT` or `busy`; came: `welcome ??????..`"]),
