@@ -201,7 +201,7 @@ static void call_the_roll(struct peer *client)
 static void test_spares_follow_the_demand_and_become_fewer_again(void)
 {
     enum { SPARES = 2, USERS = 3 };
-    struct server server = start_server("--spares 2 --heartbeat 1");
+    struct server server = start_server("--spares 2 --heartbeat 2");
     struct peer client = open_control(&server), proxies[USERS], spares[SPARES + USERS];
 
     expect_requests(&client, SPARES);
@@ -234,7 +234,7 @@ static void test_spares_follow_the_demand_and_become_fewer_again(void)
 
 static void test_users_who_wait_one_by_one_bring_one_more_spare(void)
 {
-    struct server server = start_server("--spares 2 --heartbeat 1");
+    struct server server = start_server("--spares 2 --heartbeat 2");
     struct peer client = open_control(&server);
 
     expect_requests(&client, 2); /* which don't come */
@@ -252,7 +252,7 @@ static void test_users_who_wait_one_by_one_bring_one_more_spare(void)
 static void test_more_spares_leave_descriptors_for_users(void)
 {
     enum { SPARES = 2, A_QUARTER = 8, USERS = 9 }; /* of 64 descriptors, 32 of which are for connections */
-    struct server server = start_server_limited(64, 64, "--spares 2 --heartbeat 1");
+    struct server server = start_server_limited(64, 64, "--spares 2 --heartbeat 2");
     struct peer client = open_control(&server);
 
     expect_requests(&client, SPARES);
@@ -267,7 +267,7 @@ static void test_more_spares_leave_descriptors_for_users(void)
 
 static void test_without_spares_demand_brings_none(void)
 {
-    struct server server = start_server("--spares 0 --heartbeat 1");
+    struct server server = start_server("--spares 0 --heartbeat 2");
     struct peer client = open_control(&server);
 
     dial("a user", server.program, server.public_port);
