@@ -190,7 +190,7 @@ static void open_peer(struct run *run, int number, enum kind kind)
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     struct player *peer = &run->peers[number];
 
-    if (peer->kind != NOBODY || listeners[kind]->port == 0)
+    if (peer->kind != NOBODY || listeners[kind]->loop == NULL) /* it is closed */
         return;
     address.sin_port = htons((uint16_t)listeners[kind]->port);
     *peer =
@@ -462,7 +462,6 @@ static void open_run(struct run *run, unsigned settings)
                                 .spares = (settings & 2) ? 2 : 0,
                                 .drain_ms = 1000};
     memcpy(options->secret, secret, sizeof secret);
-    log_open("server", LOG_VERBOSE);
     if (open_server(&run->server) != 0)
         finding("the server does not start");
     if (settings & 4)
@@ -475,9 +474,13 @@ static void open_run(struct run *run, unsigned settings)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct run run;
+    static bool has_log;
 
     if (size == 0)
         return 0;
+    if (!has_log)
+        log_open("server", LOG_VERBOSE);
+    has_log = true;
     memset(&run, 0, sizeof run);
     descriptors_remember();
     open_run(&run, data[0]);
