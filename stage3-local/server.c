@@ -149,7 +149,7 @@ static bool client_is_missing(const struct server *server)
 {
     uint64_t wait_ms = (uint64_t)server->options.wait_ms;
 
-    return !server->has_client && loop_now_ms(server->loop) > server->client_left_ms + wait_ms;
+    return !server->has_client && loop_now_ms(server->loop) >= server->client_left_ms + wait_ms;
 }
 
 static void on_user(void *owner, int fd)
