@@ -6,6 +6,8 @@
  * The end of one stream ends its pump, and is passed on to the sink: shutdown(2). When both pumps have ended, the relay
  * is over.
  *
+ * A sink that was full is also asked for room now and then, as long as it takes something: os_tells_of_room_late says why.
+ *
  * An end can also break: a reset, or a peer that vanished. Nothing can be sent there any more, so the pump that feeds it
  * ends. What it sent before may still be read, so the pump that it feeds goes on until that is done. Then the other end is
  * reset as well, but not before its kernel has got all that came ahead: a reset throws away what is still under way. Until
