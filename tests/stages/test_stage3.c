@@ -442,6 +442,26 @@ static void test_bytes_right_behind_start_reach_the_app(void)
     expect_end(&proxy);
 }
 
+/* The PROXY protocol, version 1. To which of the server's addresses the user came, the client can't know. */
+static void test_an_app_that_wants_to_know_who_the_user_is_is_told_ahead_of_all_else(void)
+{
+    static const char *const told[][2] = {
+        {"start 192.0.2.7 41234\nquestion", "PROXY TCP4 192.0.2.7 0.0.0.0 41234 60624\r\nquestion"},
+        {"start 2001:db8::7 1\nquestion", "PROXY TCP6 2001:db8::7 :: 1 60624\r\nquestion"},
+        {"start unknown 0\nquestion", "PROXY UNKNOWN\r\nquestion"},
+    };
+    struct client client = start_welcome_client("--proxy-protocol");
+
+    for (size_t i = 0; i < sizeof told / sizeof told[0]; i++) {
+        struct peer proxy = ask_for_proxy(&client, first_token, "a proxy connection");
+
+        say(&proxy, "%s", told[i][0]);
+        struct peer app = expect_caller(&client.app, "the local app");
+        expect_bytes(&app, told[i][1]);
+        exchange(&proxy, &app, 1000, 1000);
+    }
+}
+
 static void test_start_may_come_byte_by_byte(void)
 {
     struct client client = start_welcome_client("");
@@ -989,6 +1009,7 @@ int main(int argc, char **argv)
         SPEC(test_the_client_opens_a_proxy_connection_per_create_proxy),
         SLOW_SPEC(test_the_client_dials_the_local_app_on_start_only),
         SPEC(test_bytes_right_behind_start_reach_the_app),
+        SPEC(test_an_app_that_wants_to_know_who_the_user_is_is_told_ahead_of_all_else),
         SPEC(test_start_may_come_byte_by_byte),
         SPEC(test_anything_but_start_closes_the_proxy_connection),
         SLOW_SPEC(test_a_local_app_that_is_slow_to_accept_is_waited_for),

@@ -173,9 +173,8 @@ CHECKS = {(0, 1): says_how_many_are_open, (0, 2): has_two_at_a_time, (1, 1): say
 def check_of(stage, exercise, text, folder):
     if (stage, exercise) == (1, 2):
         return (not can_trace() or pings_nobody(folder)) and tests_fail(stage, folder, ["test_the_client_says_hello_first_and_then_waits"])
-    if check := CHECKS.get((stage, exercise)):
-        return check(folder)
-    return tests_fail(stage, folder, re.findall(r"`(test_\w+)`", text))
+    check = CHECKS.get((stage, exercise), lambda folder: True)
+    return check(folder) and tests_fail(stage, folder, re.findall(r"`(test_\w+)`", text))
 
 
 # ---- both ways ----
