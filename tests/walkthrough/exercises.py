@@ -1,6 +1,7 @@
 """Exercises 1 and 2 of each stage: each has a model solution, solutions/N-M.diff, and the check that the
 walkthrough names must succeed with it and fail without it."""
 import concurrent.futures
+import contextlib
 import re
 import shutil
 import signal
@@ -193,21 +194,25 @@ def solve(mine, stage, exercise):
     return None
 
 
-def attempt(stage, exercise, text, is_solved):
-    """What is wrong, in words, or None."""
+def attempt(mine, stage, exercise, text, is_solved):
+    """In that folder. Returns what is wrong, in words, or None."""
     name = f"stage {stage}, exercise {exercise}"
-    with tempfile.TemporaryDirectory(prefix="exercise-") as folder:
-        mine = Path(folder)
-        for program in ("server", "client"):
-            shutil.copy(ROOT / FOLDERS[stage] / program, mine)
-        if is_solved and (trouble := solve(mine, stage, exercise)):
-            return f"{name}: {trouble}"
-        try:
-            if check_of(stage, exercise, text, mine) == is_solved:
-                return None
-        except (RuntimeError, OSError) as error:
-            return f"{name}, {'with' if is_solved else 'without'} the model solution: {error}"
+    if is_solved and (trouble := solve(mine, stage, exercise)):
+        return f"{name}: {trouble}"
+    try:
+        if check_of(stage, exercise, text, mine) == is_solved:
+            return None
+    except (RuntimeError, OSError) as error:
+        return f"{name}, {'with' if is_solved else 'without'} the model solution: {error}"
     return f"{name}: the check " + ("fails with the model solution" if is_solved else "succeeds with nothing done")
+
+
+def folder_of(stage, stack):
+    """A folder with the stage's programs, until the stack is left."""
+    mine = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="exercise-")))
+    for program in ("server", "client"):
+        shutil.copy(ROOT / FOLDERS[stage] / program, mine)
+    return mine
 
 
 def exercises(prose):
@@ -226,6 +231,9 @@ def wrong_exercises(prose):
     # Built once, before several ask for it at the same time.
     subprocess.run(["make", "-s", *(f"build/tests/stages/test_stage{stage}" for stage in FOLDERS)], cwd=ROOT,
                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    with concurrent.futures.ThreadPoolExecutor(4) as threads:
-        tries = [threads.submit(attempt, *exercise, is_solved) for exercise in found for is_solved in (True, False)]
-        return len(found), wrong + [what for what in (each.result() for each in tries) if what]
+    with contextlib.ExitStack() as stack:
+        # All are copied before the first is run: a process that starts meanwhile would hold a copy open for writing for a
+        # moment, and then it can't be run ("Text file busy").
+        tries = [(folder_of(exercise[0], stack), *exercise, is_solved) for exercise in found for is_solved in (True, False)]
+        threads = stack.enter_context(concurrent.futures.ThreadPoolExecutor(4))
+        return len(found), wrong + [what for what in threads.map(lambda each: attempt(*each), tries) if what]
