@@ -20,7 +20,7 @@ enum log_level { LOG_QUIET, LOG_NORMAL, LOG_VERBOSE };
 
 /* To be called before any descriptor is opened: standard streams that are closed are opened on /dev/null, so that
  * no connection gets the number of stderr, and the log's lines with it. name stands in every line; the string is not
- * copied. The one thing in common/ that is global: a process has one stderr. */
+ * copied. It is global, as little else here: a process has one stderr. */
 void log_open(const char *name, enum log_level level);
 
 __attribute__((format(printf, 1, 2))) void say(const char *format, ...);

@@ -1,8 +1,8 @@
 /*
  * How it works: getaddrinfo(3) is the one way to ask that knows all that this machine knows: /etc/hosts, DNS,
- * what an administrator has added. But it waits for the answer, half a minute if a name server is silent. So
- * a thread of its own waits, the only one in the project, which touches nothing but its question. When the
- * answer is there, the thread closes its end of a pipe; the loop, which watches the other end, is told.
+ * what an administrator has added. But it waits for the answer, ten seconds and more if a name server is
+ * silent. So a thread of its own waits, the only one that a stage's programs have, which touches nothing but its question.
+ * When the answer is there, the thread closes its end of a pipe; the loop, which watches the other end, is told.
  *
  * Nothing can interrupt getaddrinfo. Who no longer wants the answer lets go of the question, and the thread
  * frees it when it is done. The program's end need not wait for it: exit(3) ends all threads.

@@ -59,7 +59,8 @@ static const struct spec {
     {OPT_SECRET_FILE, 0, "secret-file", "FILE", NULL,
      "holds the secret that both ends share ($TUNNEL_SECRET)"},
     {OPT_PROXY_PROTOCOL, 0, "proxy-protocol", NULL, NULL, "begin each connection to LOCAL with a PROXY line"},
-    {OPT_CONGESTION, 0, "congestion", "NAME", NULL, "congestion control for what leaves this machine (bbr)"},
+    {OPT_CONGESTION, 0, "congestion", "NAME", NULL,
+     "congestion control for what leaves this machine (the system's)"},
     {OPT_COUNT, 'n', "count", "N", a_number, "exit after N pongs"},
     {OPT_VERBOSE, 'v', "verbose", NULL, NULL, "log more"},
     {OPT_QUIET, 'q', "quiet", NULL, NULL, "log only what goes wrong"},
@@ -72,8 +73,8 @@ static const struct {
     const char *name, *help;
 } words[] = {
     {"LOCAL", "the local app: a port, host:port, [::1]:port, or the path of a Unix socket"},
-    {"SERVER", "the host where the server runs (localhost)"},
-    {"TARGET", "where to connect to, host:port (localhost:54287)"},
+    {"SERVER", "the host where the server runs, or host:port (localhost)"},
+    {"TARGET", "where to connect to: a port, host:port, or the path of a Unix socket (localhost:54287)"},
 };
 
 enum { SPECS = sizeof specs / sizeof specs[0], WORDS = sizeof words / sizeof words[0] };

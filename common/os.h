@@ -1,6 +1,7 @@
 /*
  * os: what systems know under different names, or only some of them. os_linux.c is Linux's, os_bsd.c that of macOS,
- * FreeBSD, NetBSD and OpenBSD; the Makefile picks one. All the rest of common/ is POSIX, but for pollers and buckets.
+ * FreeBSD, NetBSD and OpenBSD; the Makefile picks one. All the rest of common/ is POSIX, but for
+ * pollers, buckets and getopt_long(3), which all of them have.
  *
  * Descriptors from here do not block, and are not inherited by other programs. What sets an option returns nothing: a
  * socket that lacks it still works, and that is not worth losing a connection for.

@@ -5,7 +5,7 @@
  *
  * A descriptor is often handed from one watch to another: who has said its first line waits for its turn, and is joined
  * then. So one whose watch was stopped stays in the set until we wait again. If another watch has it by then, one call
- * (MOD) does for two (DEL and ADD): 3 % less of the processors' time for a connection with a request, measured. Until
+ * (MOD) does for two (DEL and ADD): 4 % less of the processors' time for a connection with a request, measured. Until
  * then nobody may dup(2) it: the set would keep it when it is closed.
  */
 #include "poller.h"

@@ -1,10 +1,14 @@
 /*
  * pump: moves the bytes of one direction, as far as this works without waiting. It is always in one of three states:
  *
- *                   bytes have come                    end of the stream,
- *    FILLING  --------------------------->  DRAINING    or an end is broken
- *   waits for its  <---------------------  waits for its  ------------->  ENDED
- *   source         all have gone out       sink
+ *                   bytes have come
+ *    FILLING  --------------------------->  DRAINING
+ *   waits for its  <---------------------  waits for its
+ *      source       all have gone out          sink
+ *        |                                      |
+ *        | end of the stream,                   | an end is
+ *        | or an end is broken                  | broken
+ *        +--------------->  ENDED  <------------+
  *
  * It reads nothing while it has something to send. So a sink that takes nothing stops its source, too.
  */

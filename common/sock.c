@@ -161,7 +161,7 @@ static bool comes_to(int fd, int port)
     return sock_port(fd) == port && strcmp(sock_peer(fd).address, "unknown") != 0;
 }
 
-/* Two passes over all descriptors. In the first, who is found as often as all others together stays (Boyer and Moore's
+/* Two passes over all descriptors. In the first, who is found more often than all others together stays (Boyer and Moore's
  * majority vote); the second counts. */
 struct crowd sock_crowd(int port)
 {

@@ -115,7 +115,7 @@ int main(int argc, char **argv)
     if (status != OPTIONS_OK)
         return status;
     if (target_parse(&client.target, target, 0) != 0)
-        return options_wrong("TARGET can't be \"%s\": it is host:port, or the port of a program here",
+        return options_wrong("TARGET can't be \"%s\": it is a port, host:port, or the path of a Unix socket",
                              target);
     status = open_client(&client) == 0 ? loop_run(client.loop) : 1;
     close_client(&client);
