@@ -37,7 +37,7 @@ void addresses_clear(struct addresses *addresses);
 /* The next one to try: the good one, or else the first that is new; NULL if there is none. It stays theirs, until they are set
  * anew. */
 const struct address *addresses_pick(const struct addresses *addresses);
-/* How it went. To call one good makes all others new. One that is not among them any more is ignored. */
+/* How it went. To call one good makes all others new. It may be none of them any more. */
 void addresses_mark(struct addresses *addresses, const struct address *address, enum standing standing);
 /* If all were tried in vain, they are all new again. */
 void addresses_start_over(struct addresses *addresses);

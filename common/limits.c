@@ -50,8 +50,9 @@ int limits_pipes(void)
 int limits_connections(void)
 {
     int descriptors = limits_descriptors();
+    int rest = descriptors - for_pipes(descriptors) - OWN_DESCRIPTORS;
 
-    return descriptors - for_pipes(descriptors) - OWN_DESCRIPTORS;
+    return rest > 0 ? rest : 0;
 }
 
 int limits_users(int connections, int others)

@@ -244,6 +244,11 @@ static int take_options(struct options *options, const struct usage *usage, int 
     return status;
 }
 
+static bool is_only_to_listen_on(const struct endpoint *port)
+{
+    return port->address[0] != '\0' || port->port == 0;
+}
+
 int options_parse(struct options *options, const struct usage *usage, int argc, char **argv)
 {
     struct usage all = *usage;
@@ -258,8 +263,9 @@ int options_parse(struct options *options, const struct usage *usage, int argc, 
     if (status == OPTIONS_OK)
         status = take_arguments(options, argc - optind, argv + optind, usage->arguments);
     if (status == OPTIONS_OK && !(usage->known & OPT_BIND) &&
-        (options->control.address[0] != '\0' || options->proxy.address[0] != '\0'))
-        status = options_wrong("ADDRESS:PORT is for a server's ports; the client's are numbers");
+        (is_only_to_listen_on(&options->control) || is_only_to_listen_on(&options->proxy)))
+        status = options_wrong(
+            "ADDRESS:PORT, and port 0, are for a server; the client's are numbers from 1 to 65535");
     if (status == OPTIONS_OK)
         status = set_all_ports(options);
     if (status == OPTIONS_OK && (usage->known & OPT_SECRET_FILE) && options->secret[0] == '\0' &&

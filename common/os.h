@@ -21,7 +21,8 @@ int os_pipe(int fds[2]);
 /* Whether a socket that listens on all addresses can hear IPv6 and IPv4. */
 bool os_has_dual_sockets(void);
 
-/* Milliseconds since some moment in the past. Never goes back, and goes on while the machine sleeps. */
+/* Milliseconds since some moment in the past. Never goes back; goes on while the machine sleeps, where the
+ * system has such a clock. */
 uint64_t os_now_ms(void);
 
 /* Bytes that nobody can guess. Returns 0, or -1 with errno. */

@@ -84,7 +84,11 @@ int os_pipe(int fds[2])
 {
     if (pipe(fds) != 0)
         return -1;
-    return set_up(fds[0]) >= 0 && set_up(fds[1]) >= 0 ? 0 : -1;
+    bool is_first_set_up = set_up(fds[0]) >= 0;
+    if (is_first_set_up && set_up(fds[1]) >= 0)
+        return 0;
+    close(fds[is_first_set_up ? 0 : 1]); /* set_up has closed the other */
+    return -1;
 }
 
 bool os_has_dual_sockets(void)

@@ -128,7 +128,7 @@ static void on_broken(struct relay *relay, int end)
 /* Where nobody reads or writes, nobody learns that an end is broken; and not every system tells of it then. */
 static void look_for_error(struct relay *relay, int end)
 {
-    if (relay->ends[end].fd >= 0 && !relay->broken[end] && sock_error(relay->ends[end].fd) != 0)
+    if (relay->ends[end].fd >= 0 && !relay->broken[end] && sock_is_broken(relay->ends[end].fd))
         on_broken(relay, end);
 }
 

@@ -69,12 +69,24 @@ bool sock_heard_lately(int fd, int keepalive_ms)
     return os_heard_within(fd, 2 * 1000 * (unsigned)whole_seconds(keepalive_ms));
 }
 
+static bool has_peer(int fd)
+{
+    return strcmp(sock_peer(fd).address, "unknown") != 0;
+}
+
 int sock_error(int fd)
 {
     int error = 0;
     socklen_t size = sizeof error;
 
     return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) == 0 ? error : errno;
+}
+
+/* An error alone does not say so: a router that knows no way for a moment is one, too, and TCP goes on trying (RFC 1122,
+ * 4.2.3.9). But what is broken has no peer any more. */
+bool sock_is_broken(int fd)
+{
+    return sock_error(fd) != 0 && !has_peer(fd);
 }
 
 int sock_send_line(int fd, const char *format, ...)
@@ -158,7 +170,7 @@ int sock_port(int fd)
 /* Whether this is a connection to that port of ours; what listens there has nobody at its other end. */
 static bool comes_to(int fd, int port)
 {
-    return sock_port(fd) == port && strcmp(sock_peer(fd).address, "unknown") != 0;
+    return sock_port(fd) == port && has_peer(fd);
 }
 
 /* Two passes over all descriptors. In the first, who is found more often than all others together stays (Boyer and Moore's

@@ -32,6 +32,8 @@ bool sock_heard_lately(int fd, int keepalive_ms);
 void sock_option(int fd, int level, int name, int value);
 /* The error that the kernel holds for this socket, an errno, or 0; asking clears it. */
 int sock_error(int fd);
+/* Whether this connection was reset or given up; told once, as it clears the error, too. */
+bool sock_is_broken(int fd);
 
 /* Sends one line of at most 254 bytes; the format has no '\n'. Returns 0, or -1 with errno if it can't all go at once. */
 __attribute__((format(printf, 2, 3))) int sock_send_line(int fd, const char *format, ...);

@@ -65,6 +65,7 @@ static void on_patience_lost(void *owner)
 {
     struct waitlist *list = owner;
 
+    sock_reset_on_close(first(list)->watch.fd); /* an end would look like an answer */
     leave(first(list), "waited in vain");
 }
 

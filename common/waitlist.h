@@ -1,7 +1,7 @@
 /*
  * waitlist: connections that wait for their turn, first come first served.
  *
- * One that breaks while it waits leaves the list, and one that has waited too long leaves it too. Bytes that it
+ * One that breaks while it waits leaves the list, and one that has waited too long is reset. Bytes that it
  * sends meanwhile stay in the kernel, for whoever gets it later; and so does the end of its stream:
  * a user that has said everything and closed its side still wants the answer.
  */

@@ -33,7 +33,7 @@ struct server {
     uint64_t roll_call_ms;   /* the time of that */
     unsigned users_so_far;
     int connections_most; /* that there are descriptors for */
-    bool is_full;
+    uint64_t full_ms;     /* when there last was no room for a user */
 };
 
 /* Step 4: create_proxy. Should it get lost, or what comes of it: the roll-call notices. Returns how often it was said. */
@@ -115,13 +115,15 @@ static bool has_room_for_user(void *owner)
     int others = server->proxies.count + server->newcomers.count + 1;
     int users = server->users.count + server->relays.count;
     bool is_full = users >= limits_users(server->connections_most, others);
+    uint64_t now_ms = loop_now_ms(server->loop);
 
-    if (is_full && !server->is_full && users > 0) {
+    if (is_full && users > 0 && now_ms > server->full_ms + 1000) { /* else it goes on, or comes and goes */
         struct crowd crowd = sock_crowd(server->public.port);
         complain("full: there are descriptors for no more than these %d users; %d of them are from %s", users,
                  crowd.count, crowd.peer.address);
     }
-    server->is_full = is_full;
+    if (is_full)
+        server->full_ms = now_ms;
     return !is_full;
 }
 

@@ -167,7 +167,8 @@ static void on_proxy_dialed(void *owner, int fd)
             close(fd);
         forget_proxy(proxy);
         client->owed++;
-        timer_start(client->loop, &client->pause, PAUSE_MS, open_proxies, client);
+        if (!timer_is_running(&client->pause))
+            timer_start(client->loop, &client->pause, PAUSE_MS, open_proxies, client);
         return;
     }
     dial_good(&proxy->dial);

@@ -39,9 +39,10 @@ struct server {
     uint64_t roll_call_ms;   /* the time of that */
     unsigned users_so_far;
     int connections_most; /* that there are descriptors for */
-    bool is_full;
-    int spares; /* to be kept ready now: --spares, or more */
-    int waited; /* users at one time, the most since the last roll-call */
+    uint64_t full_ms;     /* when there last was no room for a user */
+    int spares;           /* to be kept ready now: --spares, or more */
+    int waited;           /* users at one time, the most since the last roll-call */
+    int left;             /* spares, since then */
 
     unsigned served;   /* users who are done */
     uint64_t up, down; /* bytes of theirs */
@@ -123,6 +124,7 @@ static void call_the_roll(struct server *server)
         return; /* whoever floods us with pings is not flooded with requests */
     server->roll_call_ms = now_ms;
     server->missed = missing - ask_for_proxies(server, lost);
+    server->left = 0;
     follow_demand(server);
 }
 
@@ -183,13 +185,15 @@ static bool has_room_for_user(void *owner)
     int others = server->proxies.count + server->newcomers.count + 1;
     int users = server->users.count + server->relays.count;
     bool is_full = users >= limits_users(server->connections_most, others);
+    uint64_t now_ms = loop_now_ms(server->loop);
 
-    if (is_full && !server->is_full && users > 0) {
+    if (is_full && users > 0 && now_ms > server->full_ms + 1000) { /* else it goes on, or comes and goes */
         struct crowd crowd = sock_crowd(server->public.port);
         complain("full: there are descriptors for no more than these %d users; %d of them are from %s", users,
                  crowd.count, crowd.peer.address);
     }
-    server->is_full = is_full;
+    if (is_full)
+        server->full_ms = now_ms;
     return !is_full;
 }
 
@@ -212,9 +216,12 @@ static void on_user_done(void *owner, const struct relay_report *user)
 
 static void on_proxy_left(void *owner, unsigned number, const char *why)
 {
+    struct server *server = owner;
+
     (void)number;
     say_more("a proxy connection left: %s", why);
-    ask_for_proxies(owner, 1);
+    if (server->left++ < server->spares) /* else they die as soon as they come */
+        ask_for_proxies(server, 1);
 }
 
 static void on_client_gone(void *owner, const char *why)
@@ -340,6 +347,8 @@ static void on_stop(void *owner)
     struct server *server = owner;
 
     server->stopping = true;
+    server->spares = 0;
+    waitlist_clear(&server->proxies);
     listener_close(&server->control);
     listener_close(&server->public);
     say("stopping: no new users; still connected: %d", server->users.count + server->relays.count);

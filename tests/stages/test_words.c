@@ -278,6 +278,45 @@ static void test_without_spares_demand_brings_none(void)
     expect_pong(&client);
 }
 
+/* Behind a firewall that cuts what it does not know, for example. */
+static void test_spares_that_die_as_soon_as_they_come_are_not_replaced_without_end(void)
+{
+    struct server server = start_server("--spares 2 --heartbeat 60");
+    struct peer client = open_control(&server);
+
+    for (int i = 0; i < 2 + 2; i++) { /* each is replaced once, until the next heartbeat */
+        expect_line(&client, "create_proxy");
+        struct peer spare = open_proxy(&server, "a spare that dies");
+        await_proxy_turn(&server);
+        leave(&spare);
+    }
+    await_proxy_turn(&server);
+    expect_pong(&client);
+    expect_pong(&client);
+}
+
+static void test_a_server_that_stops_wants_no_spares_any_more(void)
+{
+    struct server server = start_server("--spares 2 --heartbeat 2");
+    struct peer client = open_control(&server);
+
+    expect_line(&client, "create_proxy");
+    expect_line(&client, "create_proxy");
+    struct peer proxy = open_proxy(&server, "the proxy connection");
+    struct peer user = dial("the user", server.program, server.public_port);
+    expect_start(&proxy);
+    struct peer spare = open_proxy(&server, "the spare");
+    expect_line(&client, "create_proxy");
+    await_proxy_turn(&server);
+    send_signal(server.program, SIGTERM);
+    expect_closed(&spare, "to be closed, as no more users come");
+    expect_pong(&client);
+    await_next_look(&client);
+    expect_pong(&client);
+    expect_pong(&client);
+    exchange(&user, &proxy, 1000, 1000);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -295,6 +334,8 @@ int main(int argc, char **argv)
         SPEC(test_users_who_wait_one_by_one_bring_one_more_spare),
         SPEC(test_more_spares_leave_descriptors_for_users),
         SPEC(test_without_spares_demand_brings_none),
+        SPEC(test_spares_that_die_as_soon_as_they_come_are_not_replaced_without_end),
+        SPEC(test_a_server_that_stops_wants_no_spares_any_more),
     };
 
     return spec_run_all(argc, argv, tests, sizeof tests / sizeof tests[0]);

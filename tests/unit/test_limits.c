@@ -51,6 +51,17 @@ static void test_of_1024_a_quarter_is_for_pipes_and_752_are_for_connections(void
     assert_int_equal(with_descriptors(1024, shares_of_1024), 0);
 }
 
+static int connections_of_16(void)
+{
+    return limits_connections();
+}
+
+static void test_of_16_none_is_for_connections(void **state)
+{
+    (void)state;
+    assert_int_equal(with_descriptors(16, connections_of_16), 0);
+}
+
 static int users_of_1024(void)
 {
     return limits_users(limits_connections(), 10) == 371 && limits_users(limits_connections(), 0) == 376 ? 0
@@ -81,6 +92,7 @@ int main(void)
         UNIT(test_the_limit_is_raised_as_far_as_it_goes),
         UNIT(test_a_new_loop_does_that),
         UNIT(test_of_1024_a_quarter_is_for_pipes_and_752_are_for_connections),
+        UNIT(test_of_16_none_is_for_connections),
         UNIT(test_beside_10_others_371_users_fit_into_them),
         UNIT(test_all_shares_together_are_no_more_than_there_are),
     };

@@ -238,7 +238,9 @@ static void test_who_does_not_listen_has_ports_without_addresses(void **state)
 
     (void)state;
     assert_int_equal(parse_as(clients, "", "-c 127.0.0.1:1"), 2);
-    expect_logged("ADDRESS:PORT is for a server's ports");
+    expect_logged("ADDRESS:PORT, and port 0, are for a server");
+    assert_int_equal(parse_as(clients, "", "-c 0"), 2);
+    assert_int_equal(parse_as(clients, "", "-x 0"), 2);
     later(2000);
     assert_int_equal(parse_as(clients, "", "-x [::1]:1"), 2);
     assert_int_equal(parse_as(clients, "", "-c 1 -x 2"), OPTIONS_OK);

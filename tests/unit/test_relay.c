@@ -74,6 +74,19 @@ ssize_t send(int fd, const void *bytes, size_t size, int flags)
     return after_write(fd, sendto(fd, bytes, size_of_write(size), flags, NULL, 0));
 }
 
+static int no_way_to =
+    -1; /* whose packets a router has sent back lately, for a moment: an error, told once */
+
+int getsockopt(int fd, int level, int name, void *value, socklen_t *size)
+{
+    if (fd == no_way_to && level == SOL_SOCKET && name == SO_ERROR) {
+        *(int *)value = EHOSTUNREACH;
+        no_way_to = -1;
+        return 0;
+    }
+    return (int)syscall(SYS_getsockopt, fd, level, name, value, size);
+}
+
 /* ---- the relays, and what they report ---- */
 
 static struct relays relays;
@@ -875,6 +888,23 @@ static void test_a_slow_reader_gets_all_that_came_before_the_reset(void **state)
     close(pair.right);
 }
 
+static void test_a_router_that_knows_no_way_for_a_moment_breaks_nothing(void **state)
+{
+    struct joined pair = narrow(join(1));
+    struct flow flow = fill(pair.left, pair.right, MEGA);
+
+    (void)state;
+    reset(pair.left);
+    expect_rest();
+    no_way_to = pair.inner_right;
+    later(50);
+    assert_int_equal(no_way_to, -1); /* it was told */
+    eventually(takes_all(&flow));
+    assert_int_equal(flow.came, flow.size);
+    assert_int_equal(flow.error, ECONNRESET);
+    close(pair.right);
+}
+
 /* ---- urgent data ---- */
 
 static void send_urgent(int fd)
@@ -1334,6 +1364,7 @@ int main(void)
         RELAY_BOTH_WAYS(test_a_sink_that_takes_something_is_asked_for_room_before_the_kernel_tells),
         RELAY_BOTH_WAYS(test_a_reader_that_has_stopped_is_left_alone),
         RELAY_BOTH_WAYS(test_a_slow_reader_gets_all_that_came_before_the_reset),
+        RELAY(test_a_router_that_knows_no_way_for_a_moment_breaks_nothing),
         RELAY_BOTH_WAYS(test_an_urgent_byte_is_a_byte_like_the_others),
         RELAY_BOTH_WAYS(test_an_urgent_byte_amid_many_holds_nothing_up),
         RELAY_BOTH_WAYS(test_a_turn_moves_at_most_one_mebibyte_in_each_direction),

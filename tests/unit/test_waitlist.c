@@ -80,7 +80,7 @@ static void test_the_number_need_not_be_asked_for(void **state)
     assert_int_equal(list.count, 0);
 }
 
-static void test_one_that_has_waited_too_long_leaves_and_is_closed(void **state)
+static void test_one_that_has_waited_too_long_leaves_and_is_reset(void **state)
 {
     (void)state;
     list_begin(PATIENCE_MS, false);
@@ -90,7 +90,7 @@ static void test_one_that_has_waited_too_long_leaves_and_is_closed(void **state)
     later(10000);
     assert_string_equal(left, "7 waited in vain|");
     assert_int_equal(list.count, 0);
-    expect_end(peer);
+    expect_reset(peer);
     close(peer);
 }
 
@@ -282,7 +282,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         UNIT(test_first_come_is_first_served),
         UNIT(test_the_number_need_not_be_asked_for),
-        UNIT(test_one_that_has_waited_too_long_leaves_and_is_closed),
+        UNIT(test_one_that_has_waited_too_long_leaves_and_is_reset),
         UNIT(test_each_has_its_own_patience),
         UNIT(test_those_that_came_together_lose_patience_together),
         UNIT(test_when_the_first_is_served_the_next_ones_time_counts),
