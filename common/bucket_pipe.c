@@ -7,8 +7,8 @@
  * Whatever can't be spliced is copied all the same: where there is no descriptor for a pipe, where the system refuses
  * splice(2) (some sandboxes do), and at urgent data, where it stops.
  *
- * A pipe takes two system calls to make, and two to close, so a few buckets are kept for the next bytes. One is there from the start: even
- * when no memory is left, a pair at a time goes on.
+ * A pipe takes two system calls to make, and two to close, so a few buckets are kept for the next bytes. One is there from
+ * the start: even when no memory is left, a pair at a time goes on.
  */
 #include "bucket.h"
 

@@ -42,7 +42,7 @@ struct server {
     uint64_t full_ms;     /* when there last was no room for a user */
     int spares;           /* to be kept ready now: --spares, or more */
     int waited;           /* users at one time, the most since the last roll-call */
-    int left;             /* spares, since then */
+    int left;             /* spares that died since then */
 
     unsigned served;   /* users who are done */
     uint64_t up, down; /* bytes of theirs */
