@@ -74,7 +74,7 @@ static const struct {
 } words[] = {
     {"LOCAL", "the local app: a port, host:port, [::1]:port, or the path of a Unix socket"},
     {"SERVER", "the host where the server runs, or host:port (localhost)"},
-    {"TARGET", "where to connect to: a port, host:port, or the path of a Unix socket (localhost:54287)"},
+    {"TARGET", "what to dial: host:port, a port, or a Unix socket's path (localhost:54287)"},
 };
 
 enum { SPECS = sizeof specs / sizeof specs[0], WORDS = sizeof words / sizeof words[0] };
