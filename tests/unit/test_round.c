@@ -3,6 +3,8 @@
 
 #include "../../common/round.h"
 
+enum { EVERY_MS = 10000 }; /* so long that the machine's own time does not count */
+
 struct member {
     struct link place;
     int looks;
@@ -26,7 +28,7 @@ static int begin(void **state)
 {
     int status = unit_begin(state);
 
-    round_init(&members, loop, 10, look_at);
+    round_init(&members, loop, EVERY_MS, look_at);
     first = second = (struct member){0};
     list_init(&elsewhere);
     list_append(&elsewhere, &first.place);
@@ -40,7 +42,7 @@ static int end(void **state)
     return unit_end(state);
 }
 
-static void test_all_members_are_looked_at_every_10_ms_and_nobody_else(void **state)
+static void test_all_members_are_looked_at_in_each_round_and_nobody_else(void **state)
 {
     (void)state;
     round_add(&members, &first.place);
@@ -48,7 +50,7 @@ static void test_all_members_are_looked_at_every_10_ms_and_nobody_else(void **st
     assert_true(list_is_empty(&elsewhere));
     assert_int_equal(first.looks, 0);
     for (int i = 0; i < 10; i++)
-        later(10);
+        later(EVERY_MS);
     assert_int_equal(first.looks, 10);
     assert_int_equal(second.looks, first.looks);
 }
@@ -58,7 +60,7 @@ static void test_one_more_member_puts_nobody_off(void **state)
     (void)state;
     round_add(&members, &first.place);
     for (int i = 0; i < 20; i++) {
-        later(5);
+        later(EVERY_MS / 2);
         round_add(&members, &second.place);
     }
     assert_in_range(first.looks, 9, 20);
@@ -71,7 +73,7 @@ static void test_who_takes_itself_out_is_left_alone(void **state)
     round_add(&members, &first.place);
     round_add(&members, &second.place);
     for (int i = 0; i < 10; i++)
-        later(10);
+        later(EVERY_MS);
     assert_int_equal(first.looks, 2);
     assert_int_equal(second.looks, 10);
 }
@@ -82,7 +84,7 @@ static void test_without_members_there_is_no_timer(void **state)
     first.patience = 1;
     round_add(&members, &first.place);
     assert_true(timer_is_running(&members.timer));
-    later(10);
+    later(EVERY_MS);
     assert_false(timer_is_running(&members.timer));
     round_add(&members, &second.place); /* comes back */
     assert_true(timer_is_running(&members.timer));
@@ -96,7 +98,7 @@ static void test_without_members_there_is_no_timer(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        ROUND(test_all_members_are_looked_at_every_10_ms_and_nobody_else),
+        ROUND(test_all_members_are_looked_at_in_each_round_and_nobody_else),
         ROUND(test_one_more_member_puts_nobody_off),
         ROUND(test_who_takes_itself_out_is_left_alone),
         ROUND(test_without_members_there_is_no_timer),
