@@ -1,5 +1,6 @@
 """Users: load.py URL SECONDS USERS. Each asks, reads the answer and asks again, over a connection of its own each time.
 Prints a line for each request: which user it was, when it began, how long it took (s), and the status of the answer, or what went wrong."""
+import http.client
 import sys
 import threading
 import time
@@ -15,7 +16,7 @@ def user(number):
             with urllib.request.urlopen(url, timeout=10) as answer:
                 answer.read()
                 came = str(answer.status)
-        except OSError as why:
+        except (OSError, http.client.HTTPException) as why:  # the latter: an answer that is cut off in its midst
             came = str(why).replace(" ", "-") or type(why).__name__
         print(f"{number} {begun:.3f} {time.time() - begun:.3f} {came}\n", end="", flush=True)
 

@@ -181,7 +181,7 @@ async def nothing_left_behind(case):
     for one in server, client:
         await until(lambda: not any(state == "CLOSE_WAIT" for *_, state in one.sockets()), 1, "nothing in CLOSE_WAIT")
     kept = client.connections(server.ports[2])
-    check(kept <= 8 + 32, f"{kept} proxy connections are kept")
+    check(kept <= 100 + 32, f"{kept} proxy connections are kept")  # spares at most, and those whose users have left
     await request_with_answer(server)
     case.result(400, f"nothing in CLOSE_WAIT, no connection left but {kept} spares")
 
