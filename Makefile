@@ -192,7 +192,7 @@ else
   NOT_HERE += test-walkthrough
 endif
 
-test-walkthrough: all  ## check that WALKTHROUGH.md is true
+test-walkthrough: all $(STAGE_TESTS)  ## check that WALKTHROUGH.md is true
 	@tests/walkthrough/check
 
 test-faults: all  ## dead peers, strangers, overload, kill -9 (minutes)
